@@ -5,11 +5,13 @@ import re
 import pytest
 from login_study import pack
 
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.first_grid import MIN_STEPS, FirstGrid
 from furnace_hpc.config.grids.grid import read_grid
 from furnace_hpc.config.manifest import Manifest, read_manifest
 from furnace_hpc.config.train_config import with_steps
+from furnace_hpc.launch.dataset_checks import _check_target
 
 SINGLE = {"kind": "single_label", "classes": ["bad", "good"]}
 MULTI = {"kind": "multi_label", "classes": ["a", "b", "c"]}
@@ -102,6 +104,19 @@ def test_several_tasks_and_several_labels(tmp_path, manifest):
     assert grid.name == "010"
     assert rows["all"].config.data.name == "null"
     assert rows["all"].config.selection_metric == "val/genres/map"
+
+
+def test_targets_have_metrics_of_their_own(tmp_path, manifest):
+    """The check of the data knows their names."""
+    mood = {"kind": "regression", "classes": ["valence", "very happy"]}
+    statistics = {"label.mood": {"mean": [0, 0], "std": [1, 1]}}
+    made = manifest(labels={"mood": mood}, statistics=statistics)
+    grid, _ = loaded(tmp_path, made)
+    names = ("test/mood/mae", "test/mood/mae:valence", "test/mood/mae:very_happy")
+    assert grid.metrics == names
+    _check_target(names[2], made, tmp_path)
+    with pytest.raises(ConfigError, match="has no target 'valance'; did you mean 'valence'?"):
+        _check_target("test/mood/mae:valance@text", made, tmp_path)
 
 
 def test_folds_become_packs(tmp_path, manifest):

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 from furnace_hpc.config.base import ModalityName
 from furnace_hpc.config.manifest import SAMPLING_WEIGHT, Labels, Manifest
-from furnace_hpc.config.metrics import METRICS, subsets
+from furnace_hpc.config.metrics import METRICS, subsets, target_key
 from furnace_hpc.config.parsing import strict_yaml
 
 Modalities = tuple[ModalityName, ...]
 SEEDS = 5
 MIN_STEPS = 300
+MOST_TARGETS = 4  # of a task, each with a metric of its own
 EVALUATIONS = 10  # of a run
 LARGE_IMAGE = 96  # pixels, from which fewer images are evaluated at a time
 _COMMENT_AT = 44  # column of comments
@@ -233,11 +234,16 @@ def _table(grid: FirstGrid) -> Iterator[str]:
 
 
 def _metrics(manifest: Manifest) -> Iterator[str]:
-    """The first metric of each task's kind, and F1 of the first task, which rare classes change."""
+    """The first metric of each task's kind, and F1 of the first task, which rare classes change.
+
+    A regression with a few targets also has the metric of each.
+    """
     for number, (name, labels) in enumerate(manifest.labels.items()):
         yield f"test/{name}/{METRICS[labels.kind][0]}"
         if number == 0 and "f1_macro" in METRICS[labels.kind]:
             yield f"test/{name}/f1_macro"
+        if labels.kind == "regression" and 1 < len(labels.classes) <= MOST_TARGETS:
+            yield from (f"test/{name}/mae:{target_key(target)}" for target in labels.classes)
 
 
 def _lacking(grid: FirstGrid, row: Row) -> int:
