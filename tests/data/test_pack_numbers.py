@@ -152,7 +152,7 @@ def test_a_bad_number_is_one_error(tmp_path, changes, wanted):
 @pytest.mark.parametrize(
     ("numbers", "wanted"),
     [
-        ("age,tiem", "--numbers 'tiem' is not a column; did you mean 'time'?"),
+        ("age,hime", "--numbers 'hime' is not a column; did you mean 'time'?"),
         ("age,,time", "--numbers has an empty column. Give columns such as age,height"),
         ("age,age", "--numbers names 'age' twice. Give each column once"),
     ],
