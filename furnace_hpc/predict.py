@@ -9,25 +9,24 @@ import typer
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError
 
+TextPair = Annotated[str | None, typer.Option(help="second text, if the model reads text pairs")]
+Numbers = Annotated[
+    str | None,
+    typer.Option(metavar="NAME=NUMBER,...", help="numbers; those that are left out are missing"),
+]
+
 
 def main(
     model: Annotated[Path, typer.Option(metavar="DIR", help="folder made by `furnace export`")],
     text: Annotated[str | None, typer.Option(help="text")] = None,
-    text_pair: Annotated[
-        str | None, typer.Option(help="second text, if the model reads text pairs")
-    ] = None,
+    text_pair: TextPair = None,
     image: Annotated[
         str | None, typer.Option(metavar="FILE", help="image file, or .npy with the stored values")
     ] = None,
     audio: Annotated[
         str | None, typer.Option(metavar="FILE", help="sound file, or .npy with the stored values")
     ] = None,
-    numbers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME=NUMBER,...", help="numbers; those that are left out are missing"
-        ),
-    ] = None,
+    numbers: Numbers = None,
     input_: Annotated[
         Path | None,
         typer.Option(

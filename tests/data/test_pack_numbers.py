@@ -98,9 +98,8 @@ def test_batches_have_standardised_numbers(tmp_path):
 def test_a_row_without_numbers_lacks_the_modality(tmp_path):
     """Empty cells, NaN and null are missing. Without a text, such a row is refused."""
     time = [None if number in (5, 6) else value for number, value in enumerate(TIME)]
-    age = [
-        "NaN" if number == 5 else "null" if number == 6 else 7.5 + number for number in range(ROWS)
-    ]
+    age: list = [7.5 + number for number in range(ROWS)]
+    age[5:7] = ["NaN", "null"]
     source = table_of(tmp_path, age=age, time=time)
     columns = run(tmp_path, *GIVEN, source=source)
     present = {}

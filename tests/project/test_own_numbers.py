@@ -84,8 +84,8 @@ def test_numbers_from_a_csv_to_answers(tmp_path, furnace):
     assert mean["only_text"] < 0.75, mean
 
     run = next((tmp_path / "runs" / "patients").glob("all-s0-*"))
-    told = furnace("export", str(run), "--out", "exported", "--format", "torch_export")
-    assert "with the run's own for 36 test samples" in told
+    printed = furnace("export", str(run), "--out", "exported", "--format", "torch_export")
+    assert "with the run's own for 36 test samples" in printed
     _check_answers(tmp_path, frame, furnace)
 
 

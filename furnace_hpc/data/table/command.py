@@ -227,24 +227,23 @@ def table(
     )
     values = tuple(val_value or ()), tuple(test_value or ())
     splits = SplitOptions(parse_parts(split), split_column, *values, folds, stratify, seed)
-    files = {"train": train, "val": val, "test": test}
+    rest = max_refused, workers, force, verify
     from furnace_hpc.data.table.run import PackOptions, pack_table
 
     pack_table(
-        _sources(source, files, media_root, encoding, label_separator),
+        _sources(source, train, val, test, media_root, encoding, label_separator),
         columns,
         splits,
         _knobs(tokenizer, max_tokens, image_size, image_fit, audio_seconds, feature, coefficients),
-        PackOptions(
-            *(out, allow_leak, merge_labels, yes, tuple(require or ())),
-            *(max_refused, workers, force, verify),
-        ),
+        PackOptions(out, allow_leak, merge_labels, yes, tuple(require or ()), *rest),
     )
 
 
 def _sources(
     source: Files,
-    files: dict[str, Files],
+    train: Files,
+    val: Files,
+    test: Files,
     media_root: Path | None,
     encoding: str | None,
     separator: str | None,
@@ -254,6 +253,7 @@ def _sources(
     Raises:
         ConfigError: none, --source together with another, or no file for train.
     """
+    files = {"train": train, "val": val, "test": test}
     given = {split: tuple(names) for split, names in files.items() if names}
     if source and given:
         option = f"--{next(iter(given))}"
