@@ -226,14 +226,13 @@ def table(
         *(id_, group, weight, parse_numbers(numbers or ()), audio_start, audio_end, text_pair),
     )
     values = tuple(val_value or ()), tuple(test_value or ())
-    splits = SplitOptions(parse_parts(split), split_column, *values, folds, stratify, seed)
     rest = max_refused, workers, force, verify
     from furnace_hpc.data.table.run import PackOptions, pack_table
 
     pack_table(
         _sources(source, train, val, test, media_root, encoding, label_separator),
         columns,
-        splits,
+        SplitOptions(parse_parts(split), split_column, *values, folds, stratify, seed),
         _knobs(tokenizer, max_tokens, image_size, image_fit, audio_seconds, feature, coefficients),
         PackOptions(out, allow_leak, merge_labels, yes, tuple(require or ()), *rest),
     )
