@@ -38,7 +38,7 @@ def scores_of_targets(
     """Compute `<metric>:<target>` of each target. Empty if there is only one."""
     if len(names) < 2:
         return {}
-    scores = {}
+    scores: dict[str, float] = {}
     for t, name in enumerate(names):
         found = regression_scores(predicted_NT[:, t : t + 1], target_NT[:, t : t + 1])
         scores |= {f"{metric}:{target_key(name)}": value for metric, value in found.items()}
