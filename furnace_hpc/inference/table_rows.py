@@ -30,7 +30,7 @@ def input_columns(data: Manifest) -> dict[str, list[str]]:
     """
     given = data.preprocessing.get("columns")
     named = given if data.dataset == "table" and isinstance(given, dict) else {}
-    columns = {name: list(named.get(name, [name])) for name in data.modalities}
+    columns = {str(name): list(named.get(name, [name])) for name in data.modalities}
     columns |= {name: list(named[name]) for name in (*SEGMENT, PAIR) if name in named}
     return columns | {"id": list(named.get("id", ["id"]))}
 

@@ -104,10 +104,10 @@ class TokenReader:
         place = types.index(1) if 1 in types else len(made.ids)
         return self._padded(made.ids), len(made.ids), place
 
-    def _encoded(self, *texts: str) -> Encoding:
+    def _encoded(self, text: str, second: str | None = None) -> Encoding:
         try:
             with tokenizer_errors():
-                return self._tokenizer.encode(*texts)
+                return self._tokenizer.encode(text, second)
         except TokenizerError as error:
             raise Unusable("unreadable", f"the tokenizer fails on the text: {error}") from None
 

@@ -110,8 +110,8 @@ def check_segments(staged: Staged, columns: ColumnOptions) -> None:
                 f"{option} {given!r}: {staged.name_of(*found.row(0))} has no number of seconds, 0 "
                 f"or more (rows like it: {len(found):,}). Correct it"
             )
-    found = sounds.filter(end <= start).select("file", "row", "audio_start", "audio_end")
-    late = found.collect(engine="streaming")
+    ended = sounds.filter(end <= start).select("file", "row", "audio_start", "audio_end")
+    late = ended.collect(engine="streaming")
     if len(late):
         file, row, first, last = late.row(0)
         raise ConfigError(
