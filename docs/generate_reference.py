@@ -42,7 +42,8 @@ COMMANDS_INTRODUCTION = """\
 METRICS_INTRODUCTION = """\
 A metric is written `<split>/<task>/<metric>`, for example `test/digit/accuracy`.
 At the end of a run, the test metrics are also measured for each subset of the modalities:
-`test/digit/accuracy@text+image`.
+`test/digit/accuracy@text+image`. A regression with several targets also has each metric but the
+loss for each target: `test/mood/mae:valence`.
 """
 
 

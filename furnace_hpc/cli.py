@@ -29,7 +29,7 @@ COMMANDS = {
     "drill": "disturb the runs of a tiny grid on this cluster, and check that nothing is lost",
     "train": "train one run folder, with torchrun or one process",
     "export": "turn a run's checkpoint into a folder that predicts on any machine",
-    "predict": "predict with an exported model from text, image, audio, or some of them",
+    "predict": "predict with an exported model from text, image, audio, numbers, or some of them",
     "schema": "print the JSON Schema of grids, cluster profiles or DeepSpeed files, for editors",
 }
 ONLY_PRINT = {"status", "predict", "schema"}  # they exit if the reader of their output ends

@@ -93,9 +93,10 @@ def _summary(grid: Grid, rows: list[GridRow]) -> Iterator[str]:
     packs = f" x {num_packs} packs" if num_packs > 1 else ""
     num_runs = len(rows) * num_packs * len(grid.seeds)
     size = rows[0].config
+    length = f"{size.steps:,} steps" if size.epochs is None else f"{size.epochs:g} epochs"
     yield (
-        f"{len(rows)} rows{packs} x {len(grid.seeds)} seeds = {num_runs} runs, {size.steps:,} "
-        f"steps of {size.global_batch_size} samples each"
+        f"{len(rows)} rows{packs} x {len(grid.seeds)} seeds = {num_runs} runs, {length} in batches "
+        f"of {size.global_batch_size} samples each"
     )
 
 

@@ -192,7 +192,8 @@ def _check_data(options: Options, rows: list[GridRow]) -> dict[str, str]:
     models = (row.config.model for row in rows if row.name in options.variants)
     # Lines of `setup` may give the jobs another hub cache.
     check_pretrained(models, may_lack=bool(options.profile.setup))
-    return fingerprints(rows, options.data_root, options.dry_run)
+    metrics = (options.grid.metric, *options.grid.more_metrics)
+    return fingerprints(rows, options.data_root, options.dry_run, metrics)
 
 
 def _plan_and_submit(

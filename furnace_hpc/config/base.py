@@ -62,7 +62,7 @@ def number(value: Any) -> Any:
 
 Seed = Annotated[int, BeforeValidator(number), Field(ge=0, lt=2**31)]
 Beta = Annotated[float, BeforeValidator(number), Field(ge=0, lt=1)]
-ModalityName = Literal["text", "image", "audio"]
+ModalityName = Literal["text", "image", "audio", "numbers"]
 ColumnName = Literal[
     "changes",
     "n",

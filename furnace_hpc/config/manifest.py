@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.regular_file import read_regular
 
-MODALITIES = ("text", "image", "audio")
+MODALITIES = ("text", "image", "audio", "numbers")
 SPLITS = ("train", "val", "test")
 
 
@@ -51,6 +51,8 @@ class Statistics(_Frozen):
     std: tuple[float, ...]
 
 
+# column of text pairs with the place of the second text's first token, and its key among lengths
+TEXT_SECOND = "text_second"
 SAMPLING_WEIGHT = "sampling_weight"  # column that `data.sampling: weighted` uses
 # TriDigits without --pool splits the same sources again with each seed. Of 83 voices, 20 are in the
 # test split and 43 in the train split. The ratio of the images is smaller (20 % and 70 %).
@@ -75,7 +77,7 @@ class Manifest(_Frozen):
 
     format: Literal[1] = 1
     dataset: str = Field(description="kind of data set, such as tridigits")
-    modalities: tuple[Literal["text", "image", "audio"], ...] = Field(
+    modalities: tuple[Literal["text", "image", "audio", "numbers"], ...] = Field(
         description="modalities of the set, in the order of the bits of the `present` column"
     )
     splits: dict[Literal["train", "val", "test"], int] = Field(
@@ -107,6 +109,15 @@ class Manifest(_Frozen):
     fingerprint: str = Field(description="16 hexadecimal digits over the contents of the columns")
 
     @model_validator(mode="after")
+    def _has_number_statistics(self) -> "Manifest":
+        if "numbers" in self.modalities:
+            found = self.statistics.get("numbers")
+            shape = self.columns["numbers"].shape if "numbers" in self.columns else ()
+            if found is None or not (len(found.mean),) == (len(found.std),) == shape:
+                raise ValueError("the modality numbers has no mean and deviation of its columns")
+        return self
+
+    @model_validator(mode="after")
     def _has_target_statistics(self) -> "Manifest":
         for task, labels in self.labels.items():
             found = self.statistics.get(f"label.{task}")
@@ -115,6 +126,14 @@ class Manifest(_Frozen):
             ):
                 raise ValueError(f"regression {task!r} has no mean and deviation of its targets")
         return self
+
+
+def number_names(manifest: Manifest) -> tuple[str, ...]:
+    """Return the names of the numbers of a sample, in their order. Empty if the set has none."""
+    settings = manifest.preprocessing.get("numbers")
+    if "numbers" not in manifest.modalities or not isinstance(settings, dict):
+        return ()
+    return tuple(str(name) for name in settings.get("columns", ()))
 
 
 def origin_of(manifest: Manifest) -> PackOrigin | None:

@@ -1,6 +1,7 @@
 """Names, directions and descriptions of metrics.
 
 - `<split>/<task>/<metric>` is measured at every evaluation.
+- `<split>/<task>/<metric>:<target>` is the metric of one target of a regression with several.
 - `<split>/<task>/<metric>@text+image` is the same metric with only these modalities as input.
 - `<split>/consistency/<metric>@text+image` compares the embeddings of two modalities.
 
@@ -8,6 +9,7 @@ The last two are measured at the end of a run.
 """
 
 import itertools
+import re
 from typing import Literal, TypeVar
 
 from furnace_hpc.config.errors import ConfigError
@@ -33,6 +35,8 @@ METRICS = {
     "ordinal": ("qwk", "mae", "accuracy", "loss"),
     "regression": ("mae", "rmse", "r2", "pearson", "spearman", "ccc", "loss"),
 }
+# Those that each target of a regression has, too. The others are of the task.
+OF_TARGETS = frozenset(METRICS["regression"]) - {"loss"}
 # The metrics of model/consistency.py for two modalities.
 CONSISTENCY = (
     "cosine_matched",
@@ -149,7 +153,23 @@ def checked_direction(metric: str, direction: Direction | None) -> Direction:
 
 
 def _last_part(metric: str) -> str:
-    return metric.partition("@")[0].rsplit("/", 1)[-1]
+    return split_target(metric)[0].partition("@")[0].rsplit("/", 1)[-1]
+
+
+def split_target(metric: str) -> tuple[str, str]:
+    """Return the metric of all targets and the target: `test/mood/mae:valence` -> valence.
+
+    The target is empty if the metric has none.
+    """
+    name, at, subset = metric.partition("@")
+    prefix, slash, last = name.rpartition("/")
+    last, _, target = last.partition(":")
+    return f"{prefix}{slash}{last}{at}{subset}", target
+
+
+def target_key(target: str) -> str:
+    """Return the name of a target in a metric, without the characters that have a meaning there."""
+    return re.sub(r"[\s/@:]+", "_", target)
 
 
 def subsets(modalities: tuple[M, ...]) -> list[tuple[M, ...]]:

@@ -59,7 +59,7 @@ def _named_weights(configs: Iterable[ModelConfig]) -> set[tuple[str, str]]:
     for config in configs:
         for modality in config.modalities:
             key = f"{modality}_weights"
-            if name := getattr(config, key):
+            if name := getattr(config, key, None):  # numbers have no trained weights
                 named.add((key, name))
     return named
 

@@ -23,7 +23,7 @@ from furnace_hpc.config.base import (
 from furnace_hpc.config.deepspeed_file import DeepSpeedFile
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.identity import identity_hash, seeded_hashes
-from furnace_hpc.config.metrics import METRICS, metric_names
+from furnace_hpc.config.metrics import METRICS, OF_TARGETS, metric_names, split_target
 from furnace_hpc.config.parsing.numbers import wanted_number
 from furnace_hpc.config.sections.data import DataConfig
 from furnace_hpc.config.sections.evaluation import EarlyStoppingConfig, EvaluationConfig
@@ -305,6 +305,12 @@ def check_metric(
     Without modalities, metrics that are measured at the end of a run are unknown.
     """
     valid = metric_names({task.name: task.kind for task in tasks}, modalities, splits)
+    plain, target = split_target(metric)
+    # The targets of a regression are in the data: launch/dataset_checks.py checks the name.
+    kinds = {task.name: task.kind for task in tasks}
+    parts = plain.partition("@")[0].split("/")
+    if target and parts[-1] in OF_TARGETS and kinds.get("/".join(parts[1:-1])) == "regression":
+        metric = plain
     if metric not in valid:
         raise ConfigError(f"unknown metric {metric!r}; {nearest(metric, valid)}")
 

@@ -29,7 +29,7 @@ from furnace_hpc.model.scores import (
     single_label_scores,
     tune_threshold,
 )
-from furnace_hpc.model.target_scores import ordinal_scores, regression_scores
+from furnace_hpc.model.target_scores import ordinal_scores, regression_scores, scores_of_targets
 from furnace_hpc.runs.folder import RunFolder
 
 # Retrieval chooses among this many pairs. Its scores depend on the number, so it is fixed.
@@ -75,7 +75,9 @@ class Scoring:
             case "regression":
                 assert self.scale is not None
                 error_NT = logits_NC.double() - self.scale.standardised(labels)
-                found = regression_scores(self.scale.original(logits_NC), labels)
+                predicted_NT = self.scale.original(logits_NC)
+                found = regression_scores(predicted_NT, labels)
+                found |= scores_of_targets(predicted_NT, labels, self.scale.names)
                 return found | {"loss": error_NT.square().mean().item()}
 
 

@@ -222,14 +222,20 @@ def _read_line(
             fields = parse()
             sample = {name: value for name, value in fields.items() if name != "id"}
             for name in ("image", "audio"):
-                if isinstance(sample.get(name), str):
-                    sample[name] = folder / sample[name]
+                sample[name] = _below(folder, sample.get(name))
             values = predictor.read(sample)
     except ConfigError as error:
         return InputLine(number, fields.get("id"), None, str(error))
     except Unusable as error:
         return InputLine(number, fields.get("id"), None, error.detail)
     return InputLine(number, fields.get("id"), values)
+
+
+def _below(folder: Path, file: Any) -> Any:
+    """Return the path of a file, or of the file of a segment, that is relative to a folder."""
+    if isinstance(file, dict) and isinstance(file.get("path"), str):
+        return file | {"path": folder / file["path"]}
+    return folder / file if isinstance(file, str) else file
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import Manifest
+from furnace_hpc.config.manifest import TEXT_SECOND, Manifest
 from furnace_hpc.config.parsing.utf8_path import utf8_path
 from furnace_hpc.data.columns import open_columns, rename_into_place
 from furnace_hpc.data.packing.sample import Values
@@ -360,4 +360,6 @@ def stored_row(
         values[name] = value
         if f"{name}_length" in columns:
             values[f"{name}_length"] = np.asarray(columns[f"{name}_length"][row])
+        if name == "text" and TEXT_SECOND in columns:
+            values[TEXT_SECOND] = np.asarray(columns[TEXT_SECOND][row])
     return values

@@ -23,6 +23,7 @@ from furnace_hpc.config.manifest import MODALITIES, Manifest, Statistics
 from furnace_hpc.config.parsing.utf8_path import utf8_path
 from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.data.loading.batches import standardised
+from furnace_hpc.data.loading.numbers import prepared_numbers
 from furnace_hpc.data.loading.targets import TargetScale, target_scales
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
 from furnace_hpc.model.encoders.input_shapes import InputShapes
@@ -131,7 +132,8 @@ class Deployed(nn.Module):
         self.network = network.to(DTYPES[exported.config.deepspeed.precision]).eval()
         for name, statistics in exported.data.statistics.items():
             if name in MODALITIES:
-                self._keep(name, statistics, torch.float32)
+                dtype = torch.float64 if name == "numbers" else torch.float32
+                self._keep(name, statistics, dtype)
         tasks = tuple(task.name for task in exported.config.tasks)
         self.regressions = tuple(target_scales(exported.data, tasks))
         for task in self.regressions:
@@ -148,8 +150,10 @@ class Deployed(nn.Module):
 
         Args:
             inputs: stored values before standardisation. text: ids [B, T]. image: [B, C, H, W].
-                audio: [B, C, T]. Values of an absent modality may be anything.
-            lengths: valid tokens or frames of text and audio [B].
+                audio: [B, C, T]. numbers: [B, N], NaN if missing. Values of an absent modality may
+                be anything.
+            lengths: valid tokens or frames of text and audio [B]. text_second, for text pairs: the
+                place of the second text's first token [B].
             present_BM: whether each sample has each modality.
         """
         prepared = {name: self._prepared(name, values) for name, values in inputs.items()}
@@ -167,6 +171,8 @@ class Deployed(nn.Module):
         if name == "text":
             return values.long()
         mean, std = self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_std")
+        if name == "numbers":
+            return prepared_numbers(values, mean, std)
         return standardised(values, mean, std)
 
 

@@ -21,7 +21,7 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.manifest import MODALITIES
 from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.data.decode.tokenizer import load_tokenizer
-from furnace_hpc.data.loading.batches import cut_text
+from furnace_hpc.data.loading.batches import cut_text, second_texts
 from furnace_hpc.data.packing.sample import Array, Values
 from furnace_hpc.inference.model_folder import (
     CONFIG,
@@ -119,28 +119,34 @@ class Predictor:
 
     def predict(
         self,
-        text: str | None = None,
+        text: str | Sequence[str] | None = None,
         image: str | Path | Array | None = None,
-        audio: str | Path | Array | None = None,
+        audio: str | Path | Array | Mapping[str, Any] | None = None,
+        numbers: Mapping[str, float | None] | Sequence[float | None] | Array | None = None,
     ) -> Answer:
         """Predict for one sample from the given modalities.
 
         Args:
-            text: raw text.
+            text: raw text. A model of text pairs gets both texts in a list.
             image: an image file, or stored values as an array or a .npy file.
-            audio: a sound file, or stored values as an array or a .npy file.
+            audio: a sound file, or stored values as an array or a .npy file. A segment of a file is
+                `{"path": "talk.wav", "start": 1.5, "end": 4}`, in seconds.
+            numbers: name -> number in its own unit, or all numbers in the order of the pack. None
+                and NaN are missing numbers, as are names that are left out.
 
         Raises:
             ConfigError: nothing is given, the network does not use a given modality, or a file
                 cannot be used.
         """
-        return self.predict_many([self.read({"text": text, "image": image, "audio": audio})])[0]
+        given = {"text": text, "image": image, "audio": audio, "numbers": numbers}
+        return self.predict_many([self.read(given)])[0]
 
     def read(self, row: Mapping[str, Any]) -> Values:
         """Read the stored values of one sample.
 
         Args:
-            row: modality -> text, file or stored values. A missing key or None means absent.
+            row: modality -> text, file, numbers or stored values. A missing key or None means
+                absent.
 
         Raises:
             ConfigError: as for `predict`.
@@ -189,7 +195,7 @@ class Predictor:
             for name in samples[0]
         }
         columns = {name: column.to(self.device) for name, column in cut_text(stacked).items()}
-        inputs, lengths = {}, {}
+        inputs, lengths = {}, second_texts(columns)
         for name in self.modalities:
             inputs[name] = columns[name]
             if f"{name}_length" in columns:

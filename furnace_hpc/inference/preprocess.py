@@ -3,7 +3,10 @@
 C channels, H height, W width, K coefficients, F frames, T tokens.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,13 +19,16 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
-from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import MODALITIES, Manifest
+from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.manifest import MODALITIES, TEXT_SECOND, Manifest, number_names
+from furnace_hpc.config.parsing.numbers import MISSING, number_of_text
 from furnace_hpc.data.columns import map_file
 from furnace_hpc.data.decode.audio import SoundKnobs, read_sound
 from furnace_hpc.data.decode.features import WINDOW
 from furnace_hpc.data.decode.images import ImageKnobs, read_image
 from furnace_hpc.data.decode.reading import reading, regular_file
+from furnace_hpc.data.decode.segments import WHOLE_SOUND, Segment
+from furnace_hpc.data.decode.text_pairs import pair_columns
 from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer, vocabulary_of, words_of
 from furnace_hpc.data.decode.word_tokenizer import word_tokenizer
 from furnace_hpc.data.packing.rejects import Unusable
@@ -31,6 +37,7 @@ from furnace_hpc.data.packing.sample import Array, Values
 Knobs = TypeVar("Knobs", bound=BaseModel)
 # decode(function, path, knobs) returns function(path, knobs)
 Decode = Callable[[Callable[[Path, Any], Any], Path, Any], Any]
+PAIR = ("first", "second")
 DECODERS = (read_image.__module__, read_sound.__module__, "librosa.feature.spectral")
 
 
@@ -46,11 +53,13 @@ class Preprocessor:
         self._lengths = {name for name in ("text", "audio") if f"{name}_length" in data.columns}
         self.decode: Decode = lambda read, path, knobs: read(path, knobs)
         """Decodes a file. A caller may replace it, to decode in another process."""
+        self._numbers = number_names(data)
+        self._is_pair = TEXT_SECOND in data.columns
         self._is_clip = data.image_frames is not None
         self._dataset = data.dataset
 
     def read(self, modality: str, given: Any) -> Values:
-        """Return the stored values of a text, or of an image or sound file.
+        """Return the stored values of a text or of numbers, or of an image or sound file.
 
         An array, or a .npy file, already holds stored values.
 
@@ -58,7 +67,7 @@ class Preprocessor:
             ConfigError: the text or the file cannot be used. The message is one line.
         """
         about: str | Path = modality
-        if modality != "text" and isinstance(given, str | Path):
+        if modality in ("image", "audio") and isinstance(given, str | Path):
             about = given
         try:
             with reading(about):
@@ -67,6 +76,8 @@ class Preprocessor:
                         return self._text(given)
                     case "image":
                         return {"image": self._image_of(given)}
+                    case "numbers":
+                        return {"numbers": self._numbers_of(given)}
                     case _:
                         return self._audio(given)
         except Unusable as error:
@@ -83,26 +94,65 @@ class Preprocessor:
         values: Values = {modality: np.zeros(self._shape(modality), self._columns[modality].dtype)}
         if modality in self._lengths:
             values[f"{modality}_length"] = np.array(1, np.int16)
+        if modality == "text" and self._is_pair:
+            values[TEXT_SECOND] = np.array(1, np.int16)
         return values
 
     def _text(self, given: Any) -> Values:
-        if not isinstance(given, str):
-            raise ConfigError(f"text is {_short_repr(given)}, wanted a string")
-        try:
-            given.encode()
-        except UnicodeEncodeError:
-            raise ConfigError(f"text {_short_repr(given)} is not valid Unicode") from None
-        if not given.strip():
+        texts = self._texts(given)
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ConfigError(f"text {_short_repr(text)} is not valid Unicode") from None
+        if not any(text.strip() for text in texts):
             raise ConfigError("text is empty. Leave it out or give a text")
         assert self._tokenizer
         try:
-            tokens, length = self._tokenizer.encode(given)
+            if self._is_pair:
+                values = pair_columns(self._tokenizer, *texts)
+            else:
+                tokens, length = self._tokenizer.encode(*texts)
+                values = {"text": tokens, "text_length": np.array(length, np.int16)}
         except Unusable as error:
             raise ConfigError(f"text is {_short_repr(given)}: {error.detail}") from None
-        return {
-            "text": tokens.astype(self._columns["text"].dtype),
-            "text_length": np.array(length, np.int16),
-        }
+        return values | {"text": values["text"].astype(self._columns["text"].dtype)}
+
+    def _texts(self, given: Any) -> list[str]:
+        """Return the text, or both texts of a pair. One of them may be empty."""
+        if not self._is_pair:
+            if not isinstance(given, str):
+                raise ConfigError(f"text is {_short_repr(given)}, wanted a string")
+            return [given]
+        if not isinstance(given, list | tuple) or len(given) != len(PAIR):
+            raise ConfigError(
+                f"text is {_short_repr(given)}, wanted a pair of strings: this model reads two "
+                "texts"
+            )
+        texts = ["" if text is None else text for text in given]
+        for which, text in zip(PAIR, texts, strict=True):
+            if not isinstance(text, str):
+                raise ConfigError(f"the {which} text is {_short_repr(text)}, wanted a string")
+        return texts
+
+    def _numbers_of(self, given: Any) -> Array:
+        """Return a row of numbers in the order of the pack. NaN is a missing number."""
+        names = self._numbers
+        if isinstance(given, np.ndarray):
+            given = given.tolist()
+        if isinstance(given, Mapping):
+            if unknown := [name for name in given if name not in names]:
+                raise ConfigError(f"numbers have no {unknown[0]!r}; {nearest(unknown[0], names)}")
+            given = [given.get(name) for name in names]
+        if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != len(names):
+            raise ConfigError(
+                f"numbers are {_short_repr(given)}, wanted {len(names)} of them, such as "
+                f"{{{names[0]!r}: 1.5}}: {', '.join(names)}"
+            )
+        row = np.array([_number(*pair) for pair in zip(names, given, strict=True)], np.float64)
+        if np.isnan(row).all():
+            raise ConfigError("numbers are all missing. Leave them out, or give one of them")
+        return row
 
     def _image_of(self, given: Any) -> Array:
         if isinstance(given, np.ndarray) or _is_npy(given):
@@ -117,13 +167,19 @@ class Preprocessor:
         return pixels
 
     def _audio(self, given: Any) -> Values:
+        segment = None
+        if isinstance(given, Mapping):
+            given, segment = _segment(given)
         if isinstance(given, np.ndarray) or _is_npy(given):
             values = self._stored("audio", given)
             return {"audio": values} | self._length_of(values.shape[-1])
         path = _regular_file("audio", given)
         if self._sound is None:
             raise self._only_arrays("audio")
-        values, length = self.decode(read_sound, path, self._sound)
+        read: Callable[[Path, Any], Any] = read_sound
+        if segment:
+            read = partial(read_sound, segment=segment)
+        values, length = self.decode(read, path, self._sound)
         return {"audio": values} | self._length_of(length)
 
     def _length_of(self, frames: int) -> Values:
@@ -231,6 +287,42 @@ def _knobs(kind: type[Knobs], settings: dict[str, Any]) -> Knobs | None:
         return kind.model_validate({name: settings[name] for name in kind.model_fields})
     except ValidationError:
         return None
+
+
+def _segment(given: Mapping[str, Any]) -> tuple[Any, Segment | None]:
+    """Return the path and the segment of `{"path": ..., "start": ..., "end": ...}`.
+
+    Without start and end it is the whole sound.
+
+    Raises:
+        ConfigError: a key is unknown, or start and end are not seconds in this order.
+    """
+    keys = ("path", "start", "end")
+    if unknown := [key for key in given if key not in keys]:
+        raise ConfigError(f"audio has the key {unknown[0]!r}; {nearest(str(unknown[0]), keys)}")
+    start, end = _number("start", given.get("start")), _number("end", given.get("end"))
+    start, end = 0.0 if math.isnan(start) else start, math.inf if math.isnan(end) else end
+    if not 0 <= start < end:
+        raise ConfigError(
+            f"audio starts at {start:g} s and ends at {end:g} s, wanted an end after the start"
+        )
+    segment = Segment(start, end)
+    return given.get("path"), None if segment == WHOLE_SOUND else segment
+
+
+def _number(name: str, value: Any) -> float:
+    """Return a number of a row. None, NaN and text without a value are a missing number."""
+    if value is None or (isinstance(value, str) and value.strip() in ("", *MISSING)):
+        return math.nan
+    number = math.inf
+    with suppress(ValueError, TypeError, OverflowError):
+        if isinstance(value, int | float):
+            number = float(value)
+        elif isinstance(value, str):
+            number = number_of_text(value)
+    if math.isinf(number):
+        raise ConfigError(f"number {name!r} is {_short_repr(value)}, wanted a finite number")
+    return number
 
 
 def _is_npy(given: Any) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.export import Dim
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import TEXT_SECOND
 from furnace_hpc.config.metrics import subsets
 from furnace_hpc.config.parsing.utf8_path import utf8_path
 from furnace_hpc.inference.model_folder import Deployed, Exported, Program
@@ -21,6 +22,7 @@ from furnace_hpc.inference.model_folder import Deployed, Exported, Program
 # Relative to the largest logit or to 1. For bf16 this is two of its eight bits.
 TOLERANCE = {"fp32": 1e-5, "bf16": 2.0**-6}
 BATCHES = (1, 2, 7)
+MISSING = 0.2  # share of the drawn numbers
 
 Inputs = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
 
@@ -107,6 +109,8 @@ def random_inputs(exported: Exported, size: int, seed: int) -> Inputs:
         inputs[name] = _random(name, (size, *shape), column.dtype, exported, generator)
         if f"{name}_length" in data.columns:
             lengths[name] = torch.randint(1, shape[-1] + 1, (size,), generator=generator)
+        if name == "text" and TEXT_SECOND in data.columns:
+            lengths[TEXT_SECOND] = torch.randint(1, shape[-1] + 1, (size,), generator=generator)
     return inputs, lengths, torch.ones(size, len(exported.modalities), dtype=torch.bool)
 
 
@@ -122,4 +126,7 @@ def _random(
     statistics = exported.data.statistics[name]
     wide = (1, -1) + (1,) * (len(shape) - 2)
     mean, std = (torch.tensor(values).view(wide) for values in (statistics.mean, statistics.std))
-    return (torch.randn(shape, generator=generator) * std + mean).to(kind)
+    drawn = (torch.randn(shape, generator=generator) * std + mean).to(kind)
+    if name == "numbers":
+        return drawn.where(torch.rand(shape, generator=generator) > MISSING, math.nan)
+    return drawn

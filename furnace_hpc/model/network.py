@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from furnace_hpc.config.manifest import TEXT_SECOND
 from furnace_hpc.config.sections.loss import LossConfig
 from furnace_hpc.config.sections.model import ModelConfig
 from furnace_hpc.model.attention import (
@@ -82,7 +83,8 @@ class FusionModel(nn.Module):
 
         Args:
             inputs: modality -> values. Those of absent samples may be anything.
-            lengths: modality -> valid tokens or frames [B].
+            lengths: modality -> valid tokens or frames [B]. For text pairs also `text_second`: the
+                place of the second text's first token.
             present_BM: whether each sample has each modality. Each sample has at least one.
             subsets: sets of modality indices. For each, also compute logits without the others.
             complete: modalities that all samples have, with valid values at all positions. Their
@@ -154,7 +156,10 @@ class FusionModel(nn.Module):
             values = inputs[name]
             is_present = present_B.view(-1, *[1] * (values.dim() - 1))
             values = torch.where(is_present, values, torch.zeros_like(values))
-            tokens_BTD, mask_BT = self.encoders[name](values, lengths.get(name))
+            given = [values, lengths.get(name)]
+            if name == "text" and TEXT_SECOND in lengths:
+                given.append(lengths[TEXT_SECOND])
+            tokens_BTD, mask_BT = self.encoders[name](*given)
             tokens.append(self.norms[name](tokens_BTD) * present_B.view(-1, 1, 1))
             masks.append(mask_BT & present_B.unsqueeze(1))
         return tokens, masks

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from furnace_hpc.config.metrics import target_key
+
 
 def regression_scores(predicted_NT: Tensor, target_NT: Tensor) -> dict[str, float]:
     """Compute errors and correlations of numbers in original units. Each is a mean over targets.
@@ -28,6 +30,19 @@ def regression_scores(predicted_NT: Tensor, target_NT: Tensor) -> dict[str, floa
         "spearman": _mean([pearson(_ranks(one), _ranks(other)) for one, other in pairs]),
         "ccc": _mean([concordance(predicted, target) for predicted, target in pairs]),
     }
+
+
+def scores_of_targets(
+    predicted_NT: Tensor, target_NT: Tensor, names: tuple[str, ...]
+) -> dict[str, float]:
+    """Compute `<metric>:<target>` of each target. Empty if there is only one."""
+    if len(names) < 2:
+        return {}
+    scores: dict[str, float] = {}
+    for t, name in enumerate(names):
+        found = regression_scores(predicted_NT[:, t : t + 1], target_NT[:, t : t + 1])
+        scores |= {f"{metric}:{target_key(name)}": value for metric, value in found.items()}
+    return scores
 
 
 def ordinal_scores(logits_NK: Tensor, level_N: Tensor) -> dict[str, float]:

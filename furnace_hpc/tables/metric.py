@@ -6,7 +6,7 @@ This is the one place for units and digits. `config/metrics.py` has the directio
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from furnace_hpc.config.metrics import Direction
+from furnace_hpc.config.metrics import Direction, split_target
 
 MAX_DIGITS = 15
 
@@ -119,7 +119,7 @@ class Metric:
     @property
     def limits(self) -> tuple[float, float] | None:
         """Lowest and highest possible value. None if there are none."""
-        name = self.short_name.partition("@")[0]
+        name = split_target(self.short_name)[0].partition("@")[0]
         if any(name == share or name.startswith(f"{share}_") for share in SHARES):
             return 0.0, 1.0
         if name in CORRELATIONS:

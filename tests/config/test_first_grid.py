@@ -5,10 +5,13 @@ import re
 import pytest
 from login_study import pack
 
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.first_grid import MIN_STEPS, FirstGrid
 from furnace_hpc.config.grids.grid import read_grid
 from furnace_hpc.config.manifest import Manifest, read_manifest
+from furnace_hpc.config.train_config import with_steps
+from furnace_hpc.launch.dataset_checks import _check_target
 
 SINGLE = {"kind": "single_label", "classes": ["bad", "good"]}
 MULTI = {"kind": "multi_label", "classes": ["a", "b", "c"]}
@@ -59,9 +62,9 @@ def test_rows_of_three_modalities(tmp_path, manifest):
     fusions = {name: row.config.model.fusion for name, row in rows.items()}
     assert {name for name, fusion in fusions.items() if fusion == "concat"} == {"concat"}
     assert {row.config.data.name for row in rows.values()} == {"reviews"}
-    batches = {name: row.config.global_batch_size for name, row in rows.items()}
-    assert batches.pop("twice_epochs") == 2 * rows["all"].config.global_batch_size
-    assert set(batches.values()) == {rows["all"].config.global_batch_size}
+    epochs = {name: row.config.epochs for name, row in rows.items()}
+    assert epochs.pop("twice_epochs") == 2 * rows["all"].config.epochs
+    assert set(epochs.values()) == {rows["all"].config.epochs}
 
 
 def test_rows_of_two_modalities(tmp_path, manifest):
@@ -103,6 +106,19 @@ def test_several_tasks_and_several_labels(tmp_path, manifest):
     assert rows["all"].config.selection_metric == "val/genres/map"
 
 
+def test_targets_have_metrics_of_their_own(tmp_path, manifest):
+    """The check of the data knows their names."""
+    mood = {"kind": "regression", "classes": ["valence", "very happy"]}
+    statistics = {"label.mood": {"mean": [0, 0], "std": [1, 1]}}
+    made = manifest(labels={"mood": mood}, statistics=statistics)
+    grid, _ = loaded(tmp_path, made)
+    names = ("test/mood/mae", "test/mood/mae:valence", "test/mood/mae:very_happy")
+    assert grid.metrics == names
+    _check_target(names[2], made, tmp_path)
+    with pytest.raises(ConfigError, match="has no target 'valance'; did you mean 'valence'?"):
+        _check_target("test/mood/mae:valance@text", made, tmp_path)
+
+
 def test_folds_become_packs(tmp_path, manifest):
     grid, rows = loaded(tmp_path, manifest(), packs=("mine-fold0", "mine-fold1"))
     assert grid.packs == ("mine-fold0", "mine-fold1")
@@ -120,22 +136,25 @@ def test_rows_without_samples_are_comments(tmp_path, manifest):
 
 
 @pytest.mark.parametrize(
-    ("num_train", "width", "batch", "steps"),
+    ("num_train", "width", "batch", "epochs", "steps"),
     [
-        (1, 32, 1, MIN_STEPS),
-        (10, 32, 8, MIN_STEPS),
-        (48, 32, 16, MIN_STEPS),
-        (1_000, 32, 16, 1_300),  # 20 epochs are 1,250 steps
-        (1_001, 64, 32, 320),
-        (20_000, 64, 32, 6_300),
-        (50_000, 128, 128, 4_000),
-        (2_000_000, 256, 256, 40_000),
+        (1, 32, 1, 300, MIN_STEPS),
+        (10, 32, 8, 240, MIN_STEPS),
+        (48, 32, 16, 100, MIN_STEPS),
+        (1_000, 32, 16, 20, 1_250),
+        (1_001, 64, 32, 10, 313),
+        (20_000, 64, 32, 10, 6_250),
+        (50_000, 128, 128, 10, 3_907),
+        (2_000_000, 256, 256, 5, 39_063),
     ],
 )
-def test_sizes_follow_from_the_train_split(tmp_path, manifest, num_train, width, batch, steps):
+def test_sizes_follow_from_the_train_split(
+    tmp_path, manifest, num_train, width, batch, epochs, steps
+):
     _, rows = loaded(tmp_path, manifest(num_train=num_train))
     config = rows["all"].config
-    assert (config.model.width, config.global_batch_size, config.steps) == (width, batch, steps)
+    assert (config.model.width, config.global_batch_size, config.epochs) == (width, batch, epochs)
+    assert with_steps(config, num_train).steps == steps
     assert config.evaluation.every == config.checkpoint_every == steps // 10
 
 

@@ -41,9 +41,33 @@ def test_the_guess_names_other_possible_labels(tmp_path, capsys):
 
 
 def test_the_guess_of_several_texts(tmp_path, capsys):
-    """A known pair is joined. Other texts are named."""
+    """A known pair is a text pair. Other texts are named."""
     texts = [f"a text of row {number}" for number in range(30)]
     columns = {"premise": texts, "hypothesis": texts, "notes": texts, "label": ["a", "b"] * 15}
     shown = guess_of(write_csv(tmp_path, columns), capsys)
-    assert "--text premise --text hypothesis --label label=label" in shown
+    assert "--text premise --text-pair hypothesis --label label=label" in shown
     assert "or as --text    notes" in shown
+
+
+def test_the_guess_of_numeric_labels(tmp_path, capsys):
+    """Many numbers are a regression. Ordered levels are an option, and never chosen silently."""
+    texts = [f"a text of row {number}" for number in range(60)]
+
+    def shown(labels):
+        return guess_of(write_csv(tmp_path, {"text": texts, "label": labels}), capsys)
+
+    price = shown([f"{number * 7.5:.2f}" for number in range(60)])
+    assert "--label label=label:regression" in price
+    assert "or ordered" not in price
+    assert "--label label=label:regression" in shown([number * 31 for number in range(60)])
+    stars = shown([1 + number % 5 for number in range(60)])
+    assert "--label         label=label\n" in stars
+    assert "  or ordered      --label label=label:ordinal\n" in stars
+    for classes in (
+        [number % 2 for number in range(60)],
+        [10 * (number % 5) for number in range(60)],
+    ):
+        assert "or ordered" not in shown(classes)
+        assert "regression" not in shown(classes)
+    digits = shown([number % 25 for number in range(60)])  # classes that repeat
+    assert "--label label=label --split" in digits

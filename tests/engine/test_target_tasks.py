@@ -128,6 +128,8 @@ def test_scores_are_those_of_the_predictions(study):
             "mood/r2": sklearn_metrics.r2_score(target, predicted),
             "mood/pearson": np.mean([stats.pearsonr(*pair)[0] for pair in pairs]),
             "mood/spearman": np.mean([stats.spearmanr(*pair)[0] for pair in pairs]),
+            "mood/mae:valence": sklearn_metrics.mean_absolute_error(*pairs[0]),
+            "mood/pearson:energy": stats.pearsonr(*pairs[1])[0],
             "risk/qwk": sklearn_metrics.cohen_kappa_score(
                 level, log_probability.argmax(1), weights="quadratic"
             ),

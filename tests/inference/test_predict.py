@@ -199,7 +199,7 @@ def test_ctrl_c_leaves_whole_answers(model: Path, tmp_path: Path):
 def test_bad_arguments_exit_with_2(model: Path, movies: Path, tmp_path: Path, capsys: Any):
     """The error is one line."""
     for arguments, words in (
-        ((model,), "no sample is given. Give any of --text, --image and --audio"),
+        ((model,), "no sample is given. Give any of --text, --image, --audio and"),
         ((model, "--text", "a", "--input", "x.jsonl"), "--input and --text are both given"),
         ((model, "--input", tmp_path), "is not a file. Give a file with one JSON object per line"),
         ((model, "--image", tmp_path), "is unreadable (a folder)"),

@@ -55,15 +55,17 @@ def test_the_printed_command_plans_every_run(tmp_path):
     assert done.stdout.splitlines()[:3] == [
         "wrote experiments/reviews.yaml",
         "rows: all, only_text, only_image, concat, twice_epochs",
-        "5 rows x 5 seeds = 25 runs, 300 steps of 8 samples each",
+        "5 rows x 5 seeds = 25 runs, 300 epochs in batches of 8 samples each",
     ]
     planned = run_printed(tmp_path, done.stdout, "--dry-run", "--cluster", "local")
     assert (planned.returncode, planned.stderr) == (0, "")
     assert "25 runs" in planned.stdout
     quick = run_printed(
-        *(tmp_path, done.stdout, "--dry-run", "--cluster", "local", "--set", "steps=20")
+        *(tmp_path, done.stdout, "--dry-run", "--cluster", "local"),
+        *("--variant", "all", "--seed", "0"),
     )
     assert (quick.returncode, quick.stderr) == (0, "")
+    assert "1 run" in quick.stdout
 
 
 def test_the_data_set_of_that_name_is_the_default(tmp_path):

@@ -9,8 +9,17 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from torchmetrics.functional.regression import concordance_corrcoef
 
-from furnace_hpc.config.metrics import METRICS, metric_direction
-from furnace_hpc.model.target_scores import ordinal_scores, quadratic_kappa, regression_scores
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.metrics import METRICS, metric_direction, split_target
+from furnace_hpc.config.sections.tasks import TaskConfig
+from furnace_hpc.config.train_config import check_metric
+from furnace_hpc.model.target_scores import (
+    ordinal_scores,
+    quadratic_kappa,
+    regression_scores,
+    scores_of_targets,
+)
+from furnace_hpc.tables.metric import Metric
 
 EXACT = 1e-12
 
@@ -40,6 +49,48 @@ def test_regression_scores():
     for name, value in expected.items():
         assert scores[name] == pytest.approx(value, rel=EXACT), name
     assert scores.keys() | {"loss"} == set(METRICS["regression"])
+
+
+def test_scores_of_targets():
+    """They agree with scikit-learn and scipy, and their mean is the score of the task."""
+    predicted, target = numbers()
+    names = ("valence", "price (EUR)", "a/b@c:d")
+    found = scores_of_targets(predicted, target, names)
+    keys = ("valence", "price_(EUR)", "a_b_c_d")
+    for t, key in enumerate(keys):
+        one, other = target[:, t].numpy(), predicted[:, t].numpy()
+        expected = {
+            "mae": sklearn_metrics.mean_absolute_error(one, other),
+            "rmse": sklearn_metrics.root_mean_squared_error(one, other),
+            "r2": sklearn_metrics.r2_score(one, other),
+            "pearson": stats.pearsonr(one, other)[0],
+            "spearman": stats.spearmanr(one, other)[0],
+        }
+        for name, value in expected.items():
+            assert found[f"{name}:{key}"] == pytest.approx(value, rel=EXACT), (name, key)
+    for name, value in regression_scores(predicted, target).items():
+        assert value == pytest.approx(np.mean([found[f"{name}:{key}"] for key in keys]), rel=EXACT)
+    assert len(found) == len(keys) * (len(METRICS["regression"]) - 1)
+    assert scores_of_targets(predicted[:, :1], target[:, :1], names[:1]) == {}
+
+
+def test_a_metric_of_a_target_is_a_metric():
+    """Its direction and its limits are those of the metric of all targets."""
+    tasks = (TaskConfig(name="mood", kind="regression"), TaskConfig(name="digit"))
+    name = "test/mood/pearson:very_happy"
+    check_metric(name, tasks)
+    check_metric(f"{name}@text", tasks, ("text", "image"))
+    assert (metric_direction(name), metric_direction("test/mood/mae:a")) == ("max", "min")
+    assert Metric(f"{name}@text", "max").limits == (-1, 1)
+    assert split_target(f"{name}@text") == ("test/mood/pearson@text", "very_happy")
+    for wrong in (
+        "test/mood/loss:a",
+        "test/digit/accuracy:a",
+        "test/mood/mea:a",
+        "test/mood/mae@a:b",
+    ):
+        with pytest.raises(ConfigError, match="unknown metric"):
+            check_metric(wrong, tasks, ("text",))
 
 
 def test_concordance():

@@ -69,6 +69,11 @@ def next_command(stdout: str) -> str:
     return line
 
 
+def shorter(found: re.Match[str]) -> str:
+    """A hundredth of the epochs. One row has twice as many as the others."""
+    return f"epochs: {int(found[0].split()[1]) / 100}"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_three_commands_make_a_table(tmp_path, shell):
@@ -79,8 +84,10 @@ def test_three_commands_make_a_table(tmp_path, shell):
     assert second == "furnace new Field_notes_final --data data/Field_notes_final"
     written = shell(second)
     third = next_command(written)
+    grid = tmp_path / "experiments" / "Field_notes_final.yaml"
+    grid.write_text(re.sub(r"epochs: \d+", shorter, grid.read_text()))
     assert third == "furnace submit --grid Field_notes_final"
-    printed = shell(f"{third} --set steps=4 --set evaluation.every=4")
+    printed = shell(f"{third} --set evaluation.every=2")
     (results,) = (tmp_path / "results").iterdir()
     assert (results / "report.html").is_file()
     assert len(list((tmp_path / "runs" / "Field_notes_final").glob("*/result.json"))) == 25

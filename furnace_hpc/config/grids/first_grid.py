@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 from furnace_hpc.config.base import ModalityName
 from furnace_hpc.config.manifest import SAMPLING_WEIGHT, Labels, Manifest
-from furnace_hpc.config.metrics import METRICS, subsets
+from furnace_hpc.config.metrics import METRICS, subsets, target_key
 from furnace_hpc.config.parsing import strict_yaml
 
 Modalities = tuple[ModalityName, ...]
 SEEDS = 5
 MIN_STEPS = 300
+MOST_TARGETS = 4  # of a task, each with a metric of its own
 EVALUATIONS = 10  # of a run
 LARGE_IMAGE = 96  # pixels, from which fewer images are evaluated at a time
 _COMMENT_AT = 44  # column of comments
@@ -83,13 +84,15 @@ class FirstGrid:
         return min(self.size.batch, 1 << (max(1, self.num_train).bit_length() - 1))
 
     @property
+    def epochs(self) -> int:
+        """Passes over the train split. Small splits get more, for at least `MIN_STEPS` steps."""
+        least = MIN_STEPS * self.batch / max(1, self.num_train)
+        return max(self.size.epochs, math.ceil(least))
+
+    @property
     def steps(self) -> int:
-        """Steps of a run, rounded up to two digits."""
-        steps = max(MIN_STEPS, self.size.epochs * self.num_train / self.batch)
-        unit = 1
-        while steps / unit >= 100:
-            unit *= 10
-        return math.ceil(steps / unit) * unit
+        """Steps of a run."""
+        return math.ceil(self.epochs * max(1, self.num_train) / self.batch)
 
     @property
     def rows(self) -> list[Row]:
@@ -112,7 +115,7 @@ def modality_rows(modalities: Modalities) -> list[Modalities]:
 
 def _rows(grid: FirstGrid) -> Iterator[Row]:
     modalities, size = grid.manifest.modalities, grid.size
-    twice = f"{{global_batch_size: {2 * grid.batch}}}"
+    twice = f"{{epochs: {2 * grid.epochs}}}"
     last = Row("twice_epochs", twice, "more training must not help", is_sanity=True)
     if len(modalities) == 1:
         half = f"{{model.width: {size.width // 2}, model.feedforward: {size.feedforward // 2}}}"
@@ -185,8 +188,7 @@ def _base(grid: FirstGrid) -> Iterator[str]:
     every = max(1, grid.steps // EVALUATIONS)
     yield f"  evaluation: {_evaluation(grid, every)}"
     yield _line("  deepspeed: zero1_fp32", "on GPUs: zero1 (bf16)")
-    epochs = grid.steps * grid.batch / max(1, grid.num_train)
-    yield _line(f"  steps: {grid.steps}", f"about {epochs:,.0f} epochs")
+    yield _line(f"  epochs: {grid.epochs}", f"{grid.steps:,} steps")
     yield _line(f"  global_batch_size: {grid.batch}", "over all processes")
     yield f"  checkpoint_every: {every}"
 
@@ -232,11 +234,16 @@ def _table(grid: FirstGrid) -> Iterator[str]:
 
 
 def _metrics(manifest: Manifest) -> Iterator[str]:
-    """The first metric of each task's kind, and F1 of the first task, which rare classes change."""
+    """The first metric of each task's kind, and F1 of the first task, which rare classes change.
+
+    A regression with a few targets also has the metric of each.
+    """
     for number, (name, labels) in enumerate(manifest.labels.items()):
         yield f"test/{name}/{METRICS[labels.kind][0]}"
         if number == 0 and "f1_macro" in METRICS[labels.kind]:
             yield f"test/{name}/f1_macro"
+        if labels.kind == "regression" and 1 < len(labels.classes) <= MOST_TARGETS:
+            yield from (f"test/{name}/mae:{target_key(target)}" for target in labels.classes)
 
 
 def _lacking(grid: FirstGrid, row: Row) -> int:

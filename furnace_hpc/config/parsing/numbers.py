@@ -9,6 +9,8 @@ _CLOCK = re.compile(r"(?:([0-9]{1,6})-)?([0-9]{1,6})(?::([0-9]{1,2}))?(?::([0-9]
 _SECONDS = {"s": 1, "min": 60, "hours": 3600}  # by the end of a field's name
 _UNITS = {"s": "seconds", "min": "minutes", "hours": "hours"}
 _LEADING_ZEROS = re.compile(r"([-+]?)0+([0-9]+)")
+# Text of a missing number or label. None is not in the list, because it may be a class.
+MISSING = ("nan", "NaN", "NAN", "null", "NULL", "<NA>")
 
 
 def wanted_number(name: str, value: object) -> str:
@@ -58,3 +60,17 @@ def whole_number(text: str | int) -> int:
         fix = f". Write {found[2]}, without leading zeros" if found else ""
         raise ConfigError(f"got {short(text)!r}, wanted a whole number{fix}")
     return int(text)
+
+
+def number_of_text(text: str) -> float:
+    """Parse a number of a table: `1.5`, `1,5` or `1.234,5`.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    text = text.strip()
+    if re.fullmatch(r"[+-]?[\d.]*,\d+", text):
+        text = text.replace(".", "").replace(",", ".")
+    if "_" in text:  # Python allows it between digits
+        raise ValueError(f"{text!r} is no number")
+    return float(text)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from furnace_hpc.data.decode.features import log_mel, mfcc, num_frames
+from furnace_hpc.data.decode.segments import Segment
 from furnace_hpc.data.decode.sound_files.checked_sound import CheckedSound
 from furnace_hpc.data.decode.sound_files.kinds import check_sound
 from furnace_hpc.data.packing.rejects import Unusable
@@ -24,6 +25,7 @@ _BLOCK = 1 << 20  # values read at a time
 # Most values of one sound (1 GiB). Hours of silence are a small FLAC file, and a damaged header
 # may turn one second into hours.
 _MAX_SAMPLES = 1 << 28
+_EXACT_SEEK = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "FLAC")
 
 
 class SoundKnobs(BaseModel):
@@ -53,20 +55,25 @@ class SoundKnobs(BaseModel):
         return self.frames * self.hop / self.sample_rate_hz
 
 
-def read_sound(path: Path, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]:
+def read_sound(
+    path: Path, knobs: SoundKnobs, segment: Segment | None = None
+) -> tuple[NDArray[np.float16], int]:
     """Return coefficients [K, F], zeros after the end, and the sound's true length in frames.
 
     Raises:
-        Unusable: the file is missing, empty, truncated or no sound, or a value is not finite.
+        Unusable: the file is missing, empty, truncated or no sound, or a value is not finite. Or
+            the segment is outside the file.
     """
-    return _coefficients(read_wave(path, knobs), knobs)
+    return _coefficients(read_wave(path, knobs, segment), knobs)
 
 
-def read_sound_bytes(content: bytes, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]:
+def read_sound_bytes(
+    content: bytes, knobs: SoundKnobs, segment: Segment | None = None
+) -> tuple[NDArray[np.float16], int]:
     """Return the coefficients of a sound file that is inside another file, as `read_sound` does."""
     if not content:
         raise Unusable("empty")
-    return _coefficients(read_wave_bytes(content, knobs), knobs)
+    return _coefficients(read_wave_bytes(content, knobs, segment), knobs)
 
 
 def _coefficients(wave: Wave, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]:
@@ -86,24 +93,30 @@ def _coefficients(wave: Wave, knobs: SoundKnobs) -> tuple[NDArray[np.float16], i
     return stored, length
 
 
-def read_wave(path: Path, knobs: SoundKnobs) -> Wave:
-    """Return the mono waveform [S] at the wanted rate, full scale 1. Errors as in `read_sound`."""
+def read_wave(path: Path, knobs: SoundKnobs, segment: Segment | None = None) -> Wave:
+    """Return the mono waveform [S] at the wanted rate, full scale 1. Errors as in `read_sound`.
+
+    Args:
+        path: a sound file.
+        knobs: the settings.
+        segment: the part that is decoded. None: the whole file.
+    """
     content = _read_file(path)
     checked = check_sound(content)
     if checked.content is not content:
-        return _wave_of(checked, knobs)
+        return _wave_of(checked, knobs, segment)
     # libsndfile reads an unchanged file faster by itself: it reads each MP3 frame twice.
-    return _mono(*_decode(path, checked), knobs)
+    return _mono(*_decode(path, checked, segment), knobs)
 
 
-def read_wave_bytes(content: bytes, knobs: SoundKnobs) -> Wave:
+def read_wave_bytes(content: bytes, knobs: SoundKnobs, segment: Segment | None = None) -> Wave:
     """Return the waveform of a sound file that is inside another file, as `read_wave` does."""
-    return _wave_of(check_sound(content), knobs)
+    return _wave_of(check_sound(content), knobs, segment)
 
 
-def _wave_of(checked: CheckedSound, knobs: SoundKnobs) -> Wave:
+def _wave_of(checked: CheckedSound, knobs: SoundKnobs, segment: Segment | None) -> Wave:
     with _file_in_memory(checked.content) as descriptor:
-        return _mono(*_decode(descriptor, checked), knobs)
+        return _mono(*_decode(descriptor, checked, segment), knobs)
 
 
 def _mono(values: NDArray[np.float32], rate: int, knobs: SoundKnobs) -> Wave:
@@ -152,28 +165,44 @@ def _file_in_memory(content: bytes) -> Iterator[int]:
         yield file.fileno()
 
 
-def _decode(source: Path | int, checked: CheckedSound) -> tuple[NDArray[np.float32], int]:
-    """Return all samples [S, channels], and their rate in Hz.
+def _decode(
+    source: Path | int, checked: CheckedSound, segment: Segment | None
+) -> tuple[NDArray[np.float32], int]:
+    """Return all samples [S, channels] or those of a segment, and their rate in Hz.
 
     Raises:
         Unusable: the decoder fails, or returns fewer samples than the file holds.
     """
+    least = checked.min_samples
     try:
         with _Stream(source, closefd=False) as file:
             wanted = checked.samples
             if wanted is None:
                 wanted = file.frames
-            values, rate = _read_all(file, wanted), file.samplerate
+            rate = file.samplerate
+            if segment is not None:
+                first, last = segment.samples(max(wanted, least), rate)
+                _skip(file, first)
+                wanted, least = last - first, 0
+            values = _read_all(file, wanted)
     except soundfile.LibsndfileError as error:
         raise Unusable("unreadable", error.error_string) from None
     # a damaged header may declare any length
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
         raise Unusable("unreadable", str(error)) from None
-    if len(values) < max(wanted, checked.min_samples):
-        raise Unusable(
-            "truncated", f"{len(values):,} of {max(wanted, checked.min_samples):,} samples"
-        )
+    if len(values) < max(wanted, least):
+        raise Unusable("truncated", f"{len(values):,} of {max(wanted, least):,} samples")
     return values, rate
+
+
+def _skip(file: soundfile.SoundFile, num_samples: int) -> None:
+    """Go to a sample. Where a seek would change the following samples, decode up to it."""
+    if file.format in _EXACT_SEEK:
+        file.seek(num_samples)
+        return
+    left, at_once = num_samples, max(1, _BLOCK // file.channels)
+    while left > 0 and len(block := file.read(min(left, at_once), dtype="float32")):
+        left -= len(block)
 
 
 class _Stream(soundfile.SoundFile):  # type: ignore[misc]

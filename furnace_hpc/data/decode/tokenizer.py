@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import BertWordPieceTokenizer, Tokenizer
+from tokenizers import BertWordPieceTokenizer, Encoding, Tokenizer
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Manifest
@@ -81,14 +81,40 @@ class TokenReader:
         Raises:
             Unusable: the tokenizer fails, for example a regular expression backtracks too often.
         """
+        ids = self._encoded(text).ids
+        return self._padded(ids), len(ids)
+
+    def encode_pair(self, first: str, second: str) -> tuple[NDArray[np.integer[Any]], int, int]:
+        """Return padded ids, their number, and the place of the second text's first token.
+
+        A pair that is too long loses tokens at the end of its longer text. A tokenizer without
+        token types, such as RoBERTa's, gives the number of ids as the place.
+
+        Raises:
+            ConfigError: the tokenizer adds more than max_tokens tokens to a pair.
+            Unusable: the tokenizer fails.
+        """
+        if self.max_tokens < (around := self._tokenizer.num_special_tokens_to_add(is_pair=True)):
+            raise ConfigError(
+                f"the tokenizer adds {around} tokens to each text pair, more than max_tokens "
+                f"{self.max_tokens}: raise --max-tokens"
+            )
+        made = self._encoded(first, second)
+        types = made.type_ids
+        place = types.index(1) if 1 in types else len(made.ids)
+        return self._padded(made.ids), len(made.ids), place
+
+    def _encoded(self, text: str, second: str | None = None) -> Encoding:
         try:
             with tokenizer_errors():
-                ids = self._tokenizer.encode(text).ids
+                return self._tokenizer.encode(text, second)
         except TokenizerError as error:
             raise Unusable("unreadable", f"the tokenizer fails on the text: {error}") from None
+
+    def _padded(self, ids: list[int]) -> NDArray[np.integer[Any]]:
         padded = np.full(self.max_tokens, self.pad_id, self.dtype)
         padded[: len(ids)] = ids
-        return padded, len(ids)
+        return padded
 
 
 @lru_cache(maxsize=2)

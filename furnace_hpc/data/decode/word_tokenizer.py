@@ -25,5 +25,7 @@ def word_tokenizer(words: Sequence[str]) -> Tokenizer:
     tokenizer.normalizer = Lowercase()
     tokenizer.pre_tokenizer = Split(Regex(PATTERN), behavior="removed", invert=True)
     special = [("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
-    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special
+    )
     return tokenizer

@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from furnace_hpc.config.manifest import TEXT_SECOND
 from furnace_hpc.data.columns import Array, Columns
+from furnace_hpc.data.loading.numbers import prepared_numbers
 from furnace_hpc.data.loading.targets import balanced_weights, target_scales
 
 TEXT_MULTIPLE = 8  # tokens: matrix units are fastest at multiples of 8
@@ -40,9 +42,11 @@ class Batch:
     rows: Rows
     """Row numbers of the samples in the split's columns."""
     inputs: dict[str, Tensor]
-    """text [B, T] int64; image [B, C, H, W] and audio [B, C, T] float32, standardised."""
+    """text [B, T] int64; image [B, C, H, W] and audio [B, C, T] float32, standardised. numbers
+    [B, N, 2] float32: standardised, and whether each is known."""
     lengths: dict[str, Tensor]
-    """Valid tokens or frames of text and audio, [B] int64."""
+    """Valid tokens or frames of text and audio, [B] int64. Of text pairs also `text_second`: the
+    place of the second text's first token."""
     present_BM: Tensor
     """Whether each sample has each modality, bool, in the order of `modalities`."""
     labels: dict[str, Tensor]
@@ -82,11 +86,12 @@ class BatchReader:
         self._bits = torch.tensor(self._columns_of_present, device=device)
         self._copies = CopyStream(device)
         self._scale = {
-            name: (_column(statistics.mean, device), _column(statistics.std, device))
+            name: (_column(statistics.mean, device, name), _column(statistics.std, device, name))
             for name, statistics in manifest.statistics.items()
             if name in modalities
         }
         wanted = [*modalities, *(f"{modality}_length" for modality in modalities), "present"]
+        wanted += [TEXT_SECOND] if "text" in modalities else []
         self._sources = {name: self._arrays[name] for name in wanted if name in self._arrays}
         self._sources |= {f"label.{task}": self._arrays[f"label.{task}"] for task in tasks}
         if self.image_frames:  # then every frame is a row
@@ -139,7 +144,8 @@ class BatchReader:
                 modality: moved[f"{modality}_length"].to(torch.int64, copy=True)
                 for modality in self._modalities
                 if f"{modality}_length" in moved
-            },
+            }
+            | second_texts(moved),
             present_BM=moved["present"][:, self._bits].bool(),
             labels={task: self._labels(task, moved[f"label.{task}"]) for task in self._kinds},
             complete=host.complete,
@@ -204,6 +210,8 @@ class BatchReader:
         for modality, bit in zip(self._modalities, self._columns_of_present, strict=True):
             lengths = columns.get(f"{modality}_length")
             is_full = lengths is None or lengths.numpy().min() >= columns[modality].shape[-1]
+            if modality == "numbers":
+                is_full = not np.isnan(columns[modality].numpy()).any()
             if everywhere[bit] and is_full:
                 complete.add(modality)
         return frozenset(complete)
@@ -211,6 +219,8 @@ class BatchReader:
     def _standardised(self, modality: str, values: Tensor) -> Tensor:
         if modality == "text":
             return values.to(torch.int64, copy=True)
+        if modality == "numbers":
+            return prepared_numbers(values, *self._scale[modality])
         return standardised(values, *self._scale[modality])
 
 
@@ -245,6 +255,16 @@ def standardised(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (values.float() - mean.view(shape)) / std.view(shape)
 
 
+def second_texts(columns: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the place of the second text of pairs, in memory of its own. Empty if there is none.
+
+    It is one of the lengths that the network gets.
+    """
+    if TEXT_SECOND not in columns:
+        return {}
+    return {TEXT_SECOND: columns[TEXT_SECOND].to(torch.int64, copy=True)}
+
+
 def cut_text(columns: dict[str, Tensor]) -> dict[str, Tensor]:
     """Cut tokens that are padding in every sample, and keep a multiple of 8."""
     if "text" not in columns or "text_length" not in columns or not len(columns["text"]):
@@ -261,5 +281,6 @@ _LABEL_DTYPES = {
 }
 
 
-def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device)
+def _column(values: tuple[float, ...], device: torch.device, modality: str) -> Tensor:
+    dtype = torch.float64 if modality == "numbers" else torch.float32
+    return torch.tensor(values, dtype=dtype, device=device)

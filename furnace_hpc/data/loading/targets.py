@@ -17,15 +17,19 @@ class TargetScale:
 
     mean_T: Tensor
     std_T: Tensor
+    names: tuple[str, ...] = ()
+    """Names of the targets. Empty if no score of a single target is needed."""
 
     @classmethod
-    def of(cls, statistics: Statistics, device: torch.device | None = None) -> "TargetScale":
+    def of(
+        cls, statistics: Statistics, names: tuple[str, ...], device: torch.device | None = None
+    ) -> "TargetScale":
         """Return the scale with these statistics."""
         mean, std = (
             torch.tensor(values, dtype=torch.float64, device=device)
             for values in (statistics.mean, statistics.std)
         )
-        return cls(mean, std)
+        return cls(mean, std, names)
 
     def standardised(self, targets_BT: Tensor) -> Tensor:
         """Return the stored targets as the network learns them, in fp32."""
@@ -41,7 +45,9 @@ def target_scales(
 ) -> dict[str, TargetScale]:
     """Return the scale of each of these tasks that is a regression."""
     return {
-        task: TargetScale.of(manifest.statistics[f"label.{task}"], device)
+        task: TargetScale.of(
+            manifest.statistics[f"label.{task}"], manifest.labels[task].classes, device
+        )
         for task in tasks
         if manifest.labels[task].kind == "regression"
     }

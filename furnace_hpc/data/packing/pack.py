@@ -26,7 +26,12 @@ from furnace_hpc.data.columns import (
 from furnace_hpc.data.packing.rejects import reasons_of
 from furnace_hpc.data.packing.resumable_writer import ResumableWriter
 from furnace_hpc.data.packing.sample import PackPlan
-from furnace_hpc.data.packing.statistics import MEASURED, Moments, target_statistics
+from furnace_hpc.data.packing.statistics import (
+    MEASURED,
+    Moments,
+    number_statistics,
+    target_statistics,
+)
 from furnace_hpc.data.packing.workers import render_chunks
 from furnace_hpc.host.durable_files import sync, write_durably
 
@@ -177,6 +182,7 @@ def _publish(plan: PackPlan, writer: ResumableWriter, out: Path, report: Report)
             for name in MEASURED
             if name in progress.moments
         }
+        | _number_statistics(plan, writer.columns)
         | _target_statistics(plan, writer.columns),
         "vocab_size": plan.vocab_size,
         "pad_id": plan.pad_id,
@@ -192,6 +198,13 @@ def _publish(plan: PackPlan, writer: ResumableWriter, out: Path, report: Report)
     rename_into_place(writer.columns, out, f"{os.getpid():x}")
     shutil.rmtree(writer.folder, ignore_errors=True)
     return manifest
+
+
+def _number_statistics(plan: PackPlan, folder: Path) -> dict[str, Statistics]:
+    """Return `numbers` -> mean and deviation over the train split, if the pack has numbers."""
+    if "numbers" not in plan.modalities:
+        return {}
+    return {"numbers": number_statistics(map_file(folder / "train" / "numbers.npy"))}
 
 
 def _target_statistics(plan: PackPlan, folder: Path) -> dict[str, Statistics]:

@@ -14,6 +14,7 @@ Reason = Literal[
     "truncated",
     "unreadable",  # another format, or an error of the disk
     "not finite",
+    "outside the file",  # a segment of a sound
     "no label",
     "nothing left",  # no modality of the sample could be read
 ]

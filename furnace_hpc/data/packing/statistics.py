@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from furnace_hpc.config.manifest import Statistics
 from furnace_hpc.data.packing.sample import Values
 
+BLOCK_ROWS = 1 << 16  # of numbers in memory at a time
 MEASURED = {"image": -3, "audio": -2}  # modality -> axis of its channels or coefficients
 
 
@@ -44,6 +45,33 @@ def target_statistics(targets_NT: NDArray[Any]) -> Statistics:
     """Return mean and deviation of the targets of a regression. A constant has the deviation 1."""
     mean, std = targets_NT.mean(0, np.float64), targets_NT.std(0, np.float64)
     return Statistics(mean=tuple(mean.tolist()), std=tuple(np.where(std > 0, std, 1.0).tolist()))
+
+
+def number_statistics(numbers_NC: NDArray[Any]) -> Statistics:
+    """Return mean and deviation of each column of numbers, without the missing ones (NaN).
+
+    A column that is constant or has no number gets the deviation 1. A block of rows is in memory at
+    a time.
+    """
+    num_columns = numbers_NC.shape[1]
+    known, total, rest, squares = (np.zeros(num_columns) for _ in range(4))
+    least, most = np.full(num_columns, np.nan), np.full(num_columns, np.nan)
+    starts = range(0, len(numbers_NC), BLOCK_ROWS)
+    for start in starts:
+        block = numbers_NC[start : start + BLOCK_ROWS]
+        known += np.count_nonzero(~np.isnan(block), axis=0)
+        total += np.nansum(block, axis=0)
+        least = np.fmin(least, np.fmin.reduce(block))
+        most = np.fmax(most, np.fmax.reduce(block))
+    known = np.maximum(known, 1)
+    rough = total / known
+    for start in starts:
+        difference = numbers_NC[start : start + BLOCK_ROWS] - rough
+        rest += np.nansum(difference, axis=0)
+        squares += np.nansum(difference**2, axis=0)
+    variance = np.maximum(squares / known - (rest / known) ** 2, 0)
+    std = np.where(most > least, np.sqrt(variance), 1.0)
+    return Statistics(mean=tuple((rough + rest / known).tolist()), std=tuple(std.tolist()))
 
 
 def measure(columns: Values, modalities: tuple[str, ...]) -> dict[str, Moments]:

@@ -5,10 +5,10 @@ import string
 import polars as pl
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.numbers import MISSING
 from furnace_hpc.data.table.options import LabelColumn, LabelKind, columns_of
 
 SEPARATORS = ("|", ";", ",")
-MISSING = ["nan", "NaN", "NAN", "null", "NULL", "<NA>"]  # not None: it may be a class
 SEEN = 10_000  # rows that are searched for the separator of labels
 _QUOTED = r"'[^']*'|\"[^\"]*\"|[^\[\],'\"\s][^\[\],]*"  # an item of a list that is written as text
 
@@ -94,7 +94,7 @@ def label_cells(
         if class_names and is_integer and label.kind is LabelKind.SINGLE:
             text = _named(text, class_names)
         if kind == pl.String or kind is None:
-            text = pl.when(~text.is_in(MISSING)).then(text)
+            text = pl.when(~text.is_in([*MISSING])).then(text)
         return text, ""
     if is_list:
         assert isinstance(kind, pl.List | pl.Array)
@@ -120,17 +120,29 @@ def _targets(columns: tuple[str, ...], schema: pl.Schema, option: str) -> pl.Exp
 
     Text that is no number becomes NaN.
     """
-    numbers = []
-    for column in columns:
-        if column in schema and schema[column].is_numeric():
-            numbers.append(pl.col(column).cast(pl.Float64).fill_nan(None))
-            continue
-        text = text_cells(column, schema, option)
-        known = text.is_not_null() & ~text.str.strip_chars().is_in(["", *MISSING])
-        number = as_number(text).fill_null(float("nan"))
-        numbers.append(pl.when(known).then(number))
+    numbers = [number_or_null(column, schema, option) for column in columns]
     complete = pl.all_horizontal([number.is_not_null() for number in numbers])
     return pl.when(complete).then(pl.concat_list(numbers))
+
+
+def row_of_numbers(columns: tuple[str, ...], schema: pl.Schema, option: str) -> pl.Expr:
+    """Return the numbers of a row as a list with nulls. It is null if all are missing.
+
+    Text that is no number becomes NaN.
+    """
+    numbers = [number_or_null(column, schema, option) for column in columns]
+    any_known = pl.any_horizontal([number.is_not_null() for number in numbers])
+    return pl.when(any_known).then(pl.concat_list(numbers))
+
+
+def number_or_null(column: str, schema: pl.Schema, option: str) -> pl.Expr:
+    """Return a column as numbers. Empty cells and NaN become null, other text becomes NaN."""
+    kind = schema.get(column)
+    if kind is not None and (kind.is_numeric() or kind == pl.Boolean):
+        return pl.col(column).cast(pl.Float64).fill_nan(None)
+    text = text_cells(column, schema, option)
+    known = text.is_not_null() & ~text.str.strip_chars().is_in(["", *MISSING])
+    return pl.when(known).then(as_number(text).fill_null(float("nan")))
 
 
 def _named(text: pl.Expr, names: tuple[str, ...]) -> pl.Expr:

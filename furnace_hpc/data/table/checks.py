@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.manifest import SPLITS
-from furnace_hpc.data.table.media import same_content
+from furnace_hpc.data.table.media import media_at, same_content
+from furnace_hpc.data.table.numeric import check_finite
 from furnace_hpc.data.table.options import ColumnOptions, LabelColumn, LabelKind
 from furnace_hpc.data.table.splits import UNUSED
-from furnace_hpc.data.table.staging import Staged, media_of
+from furnace_hpc.data.table.staging import Staged
 
 MAX_CLASSES = 10_000
 SHOWN = 3  # examples in a message
@@ -112,7 +113,7 @@ def count_labels(staged: Staged, label: LabelColumn, codes: Codes, *, merge: boo
     missing = frame.filter(pl.col("class").is_null()).select(pl.len()).collect().item()
     frame = frame.filter(pl.col("class").is_not_null())
     if label.kind is LabelKind.REGRESSION:
-        check_numbers(staged, label)
+        check_targets(staged, label)
         return LabelCounts(label, label.columns, {}, missing, {}, _ranges(label, frame))
     if label.kind is LabelKind.MULTI:
         frame = frame.explode("class").filter(pl.col("class").is_not_null())
@@ -192,18 +193,10 @@ def _ordered(label: LabelColumn, classes: list[str]) -> list[str]:
     return classes
 
 
-def check_numbers(staged: Staged, label: LabelColumn) -> None:
+def check_targets(staged: Staged, label: LabelColumn) -> None:
     """Raise ConfigError if a target is not a finite number."""
-    cells = pl.col(f"label.{label.name}")
-    for number, column in enumerate(label.columns):
-        rows = staged.frame.filter(~cells.list.get(number).is_finite()).select("file", "row")
-        found = rows.collect(engine="streaming")
-        if len(found):
-            raise ConfigError(
-                f"--label {label.option}: {staged.name_of(*found.row(0))} has no finite number in "
-                f"column {column!r} (rows like it: {len(found):,}). Correct it, or empty the cell "
-                "and leave the row out with --max-refused"
-            )
+    left_out = " and leave the row out with --max-refused"
+    check_finite(staged, f"label.{label.name}", label.columns, f"--label {label.option}", left_out)
 
 
 def _ranges(label: LabelColumn, frame: pl.LazyFrame) -> tuple[TargetRange, ...]:
@@ -307,12 +300,12 @@ def _shared_files(staged: Staged, slot: str, codes: Codes) -> tuple[int, list[st
     rows = (
         with_codes(staged, codes)
         .filter(pl.col(slot).is_not_null() & (pl.col("split_code") != UNUSED))
-        .select("split_code", "file", "row", slot, f"{slot}_at", f"{slot}_size", f"{slot}_name")
+        .select("split_code", "file", "row", pl.col(f"^{slot}(_at|_size|_name|_start|_end)?$"))
         .collect(engine="streaming")
     )
     files = rows.group_by(slot, f"{slot}_at", maintain_order=True).agg(pl.all().first())
     contents: dict[tuple[str, int], int] = {}
-    listed = [media_of(row, slot) for row in files.iter_rows(named=True)]
+    listed = [media_at(row, slot) for row in files.iter_rows(named=True)]
     for number, group in enumerate(same_content(media for media in listed if media)):
         for media in group:
             contents[media.path, media.at] = number
@@ -325,6 +318,8 @@ def _shared_files(staged: Staged, slot: str, codes: Codes) -> tuple[int, list[st
     keyed = rows.join(keys, on=[slot, f"{slot}_at"], how="left").with_columns(
         pl.col("content").cast(pl.String).fill_null(own).alias("key")
     )
+    if "audio_start" in keyed.columns:
+        keyed = _with_overlaps(keyed)
     shared = _shared(keyed.lazy(), "key")
     places = keyed.select("file", "row", f"{slot}_name").unique(["file", "row"]).iter_rows()
     names = {(file, row): name for file, row, name in places}
@@ -333,3 +328,11 @@ def _shared_files(staged: Staged, slot: str, codes: Codes) -> tuple[int, list[st
         for (found,) in shared.head(SHOWN).select("found").iter_rows()
     ]
     return len(shared), examples
+
+
+def _with_overlaps(keyed: pl.DataFrame) -> pl.DataFrame:
+    """Add to the key of a file the number of a group of overlapping segments of the file."""
+    ordered = keyed.sort("key", "audio_start")
+    ended = pl.col("audio_end").cum_max().shift(1).over("key") <= pl.col("audio_start")
+    number = ended.fill_null(value=False).cum_sum().over("key")
+    return ordered.with_columns(pl.concat_str(pl.col("key"), pl.lit("\0"), number).alias("key"))

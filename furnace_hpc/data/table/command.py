@@ -13,10 +13,11 @@ from furnace_hpc.data.table.options import (
     SourceOptions,
     SplitOptions,
     parse_labels,
+    parse_numbers,
     parse_parts,
 )
 
-HELP = """Your own table of texts, images, sounds and labels.
+HELP = """Your own table of texts, images, sounds, numbers and labels.
 
 Without column options the command prints its guess and stops. --yes accepts the guess.
 
@@ -28,6 +29,7 @@ Examples:
     --text text --image img --label hateful=label
   furnace pack table --source esc50.csv --audio '{filename}' --media-root audio \\
     --label category --split-column fold --val-value 4 --test-value 5
+  furnace pack table --source patients.csv --text report --numbers age,pulse --label died
 """
 if TYPE_CHECKING:  # it imports numpy, which is too slow for --help
     from furnace_hpc.data.table.plan import Knobs
@@ -52,6 +54,14 @@ Out = Annotated[
 Text = Annotated[
     Columns, typer.Option(metavar="COL", help="Column of a text. Several are joined by new lines.")
 ]
+TextPair = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COL",
+        help="Column of the second text of a pair, such as a hypothesis or an answer. The text "
+        "encoder gets [CLS] text [SEP] second [SEP] with token types.",
+    ),
+]
 Image = Annotated[
     Columns,
     typer.Option(
@@ -61,6 +71,21 @@ Image = Annotated[
 ]
 Audio = Annotated[
     str | None, typer.Option(metavar="COL", help="Column of sound files, or a template.")
+]
+AudioStart = Annotated[
+    str | None,
+    typer.Option(metavar="COL", help="Seconds at which the row's segment of the sound starts [0]."),
+]
+AudioEnd = Annotated[
+    str | None, typer.Option(metavar="COL", help="Seconds at which it ends [the sound's end].")
+]
+Numbers = Annotated[
+    Columns,
+    typer.Option(
+        metavar="COL,COL,...",
+        help="Columns of numbers, such as age and height: one more input, standardised by the "
+        "train split. Empty cells are missing values. Repeatable.",
+    ),
 ]
 Label = Annotated[
     Columns,
@@ -158,8 +183,12 @@ def table(
     test: Test = None,
     out: Out = None,
     text: Text = None,
+    text_pair: TextPair = None,
     image: Image = None,
     audio: Audio = None,
+    audio_start: AudioStart = None,
+    audio_end: AudioEnd = None,
+    numbers: Numbers = None,
     label: Label = None,
     levels: Levels = None,
     id_: Id = None,
@@ -194,28 +223,26 @@ def table(
     """Pack a table: `HELP` explains it to users."""
     columns = ColumnOptions(
         *(tuple(text or ()), tuple(image or ()), audio, parse_labels(label or (), levels or ())),
-        *(id_, group, weight),
+        *(id_, group, weight, parse_numbers(numbers or ()), audio_start, audio_end, text_pair),
     )
     values = tuple(val_value or ()), tuple(test_value or ())
-    splits = SplitOptions(parse_parts(split), split_column, *values, folds, stratify, seed)
-    files = {"train": train, "val": val, "test": test}
+    rest = max_refused, workers, force, verify
     from furnace_hpc.data.table.run import PackOptions, pack_table
 
     pack_table(
-        _sources(source, files, media_root, encoding, label_separator),
+        _sources(source, train, val, test, media_root, encoding, label_separator),
         columns,
-        splits,
+        SplitOptions(parse_parts(split), split_column, *values, folds, stratify, seed),
         _knobs(tokenizer, max_tokens, image_size, image_fit, audio_seconds, feature, coefficients),
-        PackOptions(
-            *(out, allow_leak, merge_labels, yes, tuple(require or ())),
-            *(max_refused, workers, force, verify),
-        ),
+        PackOptions(out, allow_leak, merge_labels, yes, tuple(require or ()), *rest),
     )
 
 
 def _sources(
     source: Files,
-    files: dict[str, Files],
+    train: Files,
+    val: Files,
+    test: Files,
     media_root: Path | None,
     encoding: str | None,
     separator: str | None,
@@ -225,6 +252,7 @@ def _sources(
     Raises:
         ConfigError: none, --source together with another, or no file for train.
     """
+    files = {"train": train, "val": val, "test": test}
     given = {split: tuple(names) for split, names in files.items() if names}
     if source and given:
         option = f"--{next(iter(given))}"

@@ -10,6 +10,8 @@ import polars as pl
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.text_safety import printable
+from furnace_hpc.data.table.cells import as_number
+from furnace_hpc.data.table.numeric import are_levels, is_quantity, numeric_columns
 from furnace_hpc.data.table.options import (
     ColumnOptions,
     LabelColumn,
@@ -20,6 +22,7 @@ from furnace_hpc.data.table.options import (
 )
 from furnace_hpc.data.table.sources.files import Table
 from furnace_hpc.data.table.sources.folders import IMAGES, SOUNDS
+from furnace_hpc.data.table.suspicions import determines
 
 SEEN = 2000  # rows that are looked at
 NAMES = {
@@ -56,6 +59,8 @@ class Guess:
     """Further columns that may be the label, if no name tells which one is."""
     other_texts: tuple[str, ...] = ()
     """Columns of texts that are not used."""
+    ordinal: tuple[str, ...] = ()
+    """Labels that may be ordered levels, such as `stars=stars:ordinal`."""
 
     @property
     def lines(self) -> Iterator[str]:
@@ -64,6 +69,8 @@ class Guess:
         for option, others in (("--label", self.other_labels), ("--text", self.other_texts)):
             if others:
                 yield f"  {f'or as {option}':<15} {', '.join(others)}"
+        if self.ordinal:
+            yield f"  {'or ordered':<15} {', '.join(f'--label {label}' for label in self.ordinal)}"
 
     @property
     def arguments(self) -> list[str]:
@@ -72,7 +79,9 @@ class Guess:
 
     def _pairs(self) -> Iterator[tuple[str, str]]:
         for option, columns in self.columns.named.items():
-            if option != "--label":
+            if option == "--numbers":
+                yield option, ",".join(columns)
+            elif option != "--label":
                 yield from ((option, column) for column in columns)
         yield from (("--label", label.option) for label in self.columns.labels)
         if self.splits.column:
@@ -101,19 +110,26 @@ def guess(tables: list[Table], splits: SplitOptions) -> Guess:
     likely = _likely_labels(head, roles)
     labels = roles.get("label") or likely[-1:]
     inputs = {name: roles.get(name, []) for name in ("text", "image", "audio")}
-    if not labels or not any(inputs.values()):
-        missing = "a label" if not labels else "a text, image or sound"
+    numbers = numeric_columns(
+        head, {*labels, *(name for names in roles.values() for name in names)}
+    )
+    if not labels or not (any(inputs.values()) or numbers):
+        missing = "a label" if not labels else "a text, image, sound or number"
         raise ConfigError(
             f"no column of {tables[0].path} looks like {missing}. Name the columns with --text, "
-            f"--image, --audio and --label NAME=COLUMN; it has {', '.join(head.columns)}"
+            "--image, --audio, --numbers and --label NAME=COLUMN; it has "
+            f"{', '.join(head.columns)}"
         )
+    kinds = tuple(_label(head, name) for name in labels)
     columns = ColumnOptions(
-        text=pair or tuple(inputs["text"][:1]),
+        text=pair[:1] or tuple(inputs["text"][:1]),
+        text_pair=next(iter(pair[1:]), None),
         image=tuple(inputs["image"][:1]),
         audio=next(iter(inputs["audio"]), None),
-        labels=tuple(_label(head, name) for name in labels),
+        labels=kinds,
         id=_unique(head, roles.get("id", [])),
         group=next(iter(roles.get("group", [])), None),
+        numbers=_without_answers(head, numbers, kinds),
     )
     _check_names(tables[0], head, labels)
     used = {name for names in columns.named.values() for name in names}
@@ -122,6 +138,7 @@ def guess(tables: list[Table], splits: SplitOptions) -> Guess:
         _guess_splits(tables, head, roles, columns, splits),
         () if "label" in roles else tuple(likely[:-1]),
         tuple(name for name in texts if name not in used),
+        tuple(_ordinal_options(head, kinds)),
     )
 
 
@@ -172,7 +189,8 @@ def _fits(role: str, known: pl.Series) -> bool:
     if isinstance(known.dtype, pl.Struct) or known.dtype == pl.Binary:
         return False
     if role == "label":
-        return isinstance(known.dtype, pl.List) or 2 <= known.n_unique() <= MOST_CLASSES
+        is_class = 2 <= known.n_unique() <= MOST_CLASSES
+        return isinstance(known.dtype, pl.List) or is_class or is_quantity(known)
     return not isinstance(known.dtype, pl.List)
 
 
@@ -230,11 +248,34 @@ def _label(head: pl.DataFrame, name: str) -> LabelColumn:
     values = head[name]
     if isinstance(values.dtype, pl.List):
         return replace(label, kind=LabelKind.MULTI)
+    if is_quantity(values):
+        return replace(label, kind=LabelKind.REGRESSION)
     if values.dtype == pl.String:
         several = values.str.contains(r"[|;]|^\[").mean() or 0
         if isinstance(several, float) and several > 0.1:
             return replace(label, kind=LabelKind.MULTI)
     return label
+
+
+def _ordinal_options(head: pl.DataFrame, labels: tuple[LabelColumn, ...]) -> Iterator[str]:
+    """Yield the labels whose classes are a few whole numbers in a row, as ordered levels."""
+    for label in labels:
+        if label.kind is LabelKind.SINGLE and are_levels(head[label.column]):
+            yield replace(label, kind=LabelKind.ORDINAL).option
+
+
+def _without_answers(
+    head: pl.DataFrame, numbers: tuple[str, ...], labels: tuple[LabelColumn, ...]
+) -> tuple[str, ...]:
+    """Return the numbers that determine no label. Packing warns about the others."""
+    classes = [head[label.column] for label in labels if label.kind is LabelKind.SINGLE]
+    kept = []
+    for name in numbers:
+        values = as_number(pl.col(name)) if head[name].dtype == pl.String else pl.col(name)
+        found = head.select(values.cast(pl.Float64).fill_null(float("nan"))).to_series()
+        if not any(determines(found.to_numpy(), label) for label in classes):
+            kept.append(name)
+    return tuple(kept)
 
 
 def _unique(head: pl.DataFrame, names: list[str]) -> str | None:

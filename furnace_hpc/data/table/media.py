@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from furnace_hpc.data.decode.audio import (
     read_wave_bytes,
 )
 from furnace_hpc.data.decode.images import ImageKnobs, read_image, read_image_bytes
+from furnace_hpc.data.decode.segments import Segment
 from furnace_hpc.data.packing.rejects import Unusable
 
 WHOLE = -1  # offset of a file that is not part of another
@@ -39,6 +40,8 @@ class Media:
     size: int
     name: str
     """The name in the table, for messages."""
+    segment: Segment | None = None
+    """The part of a sound that is used. None: all of it."""
 
     def __str__(self) -> str:
         return self.name
@@ -58,6 +61,16 @@ class Media:
         return content
 
 
+def media_at(row: Mapping[str, Any], slot: str) -> Media | None:
+    """Return the file in a slot of a staged row. None if the cell is empty."""
+    if row[slot] is None:
+        return None
+    segment = None
+    if slot == "audio" and "audio_start" in row:
+        segment = Segment(row["audio_start"], row["audio_end"])
+    return Media(row[slot], row[f"{slot}_at"], row[f"{slot}_size"], row[f"{slot}_name"], segment)
+
+
 def image_of(media: Media, knobs: ImageKnobs) -> NDArray[np.uint8]:
     """Return pixels [3, size, size], as `read_image` does."""
     if media.at == WHOLE:
@@ -68,15 +81,15 @@ def image_of(media: Media, knobs: ImageKnobs) -> NDArray[np.uint8]:
 def sound_of(media: Media, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]:
     """Return coefficients [K, F] and the true length, as `read_sound` does."""
     if media.at == WHOLE:
-        return read_sound(Path(media.path), knobs)
-    return read_sound_bytes(media.content(), knobs)
+        return read_sound(Path(media.path), knobs, media.segment)
+    return read_sound_bytes(media.content(), knobs, media.segment)
 
 
 def wave_of(media: Media, knobs: SoundKnobs) -> NDArray[np.float32]:
     """Return the mono waveform, as `read_wave` does."""
     if media.at == WHOLE:
-        return read_wave(Path(media.path), knobs)
-    return read_wave_bytes(media.content(), knobs)
+        return read_wave(Path(media.path), knobs, media.segment)
+    return read_wave_bytes(media.content(), knobs, media.segment)
 
 
 def image_size(media: Media, _: Any) -> tuple[int, int]:
@@ -88,6 +101,9 @@ def image_size(media: Media, _: Any) -> tuple[int, int]:
 def sound_length(media: Media, _: Any) -> tuple[float, int]:
     """Return seconds and samples per second, from the file's header."""
     found = soundfile.info(_opened(media))
+    if media.segment:
+        first, last = media.segment.samples(found.frames, found.samplerate)
+        return (last - first) / found.samplerate, found.samplerate
     return found.frames / found.samplerate, found.samplerate
 
 

@@ -68,11 +68,19 @@ class ColumnOptions:
     id: str | None = None
     group: str | None = None
     weight: str | None = None
+    numbers: tuple[str, ...] = ()
+    """Columns of the modality `numbers`. No templates."""
+    audio_start: str | None = None
+    """Column with the second at which a sound starts."""
+    audio_end: str | None = None
+    text_pair: str | None = None
+    """Column of the second text of a pair. The first one is `text`."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities of the pack, in the order of its `present` column."""
         given = {"text": self.text, "image": self.image, "audio": self.audio}
+        given["numbers"] = self.numbers
         return tuple(name for name, columns in given.items() if columns)
 
     @property
@@ -80,7 +88,10 @@ class ColumnOptions:
         """Option -> the columns or templates that it names."""
         single = {"--audio": self.audio, "--id": self.id, "--group": self.group}
         single["--weight"] = self.weight
+        single["--text-pair"] = self.text_pair
+        single |= {"--audio-start": self.audio_start, "--audio-end": self.audio_end}
         named = {"--text": self.text, "--image": self.image}
+        named["--numbers"] = self.numbers
         named |= {option: (column,) for option, column in single.items() if column}
         named["--label"] = tuple(spec for label in self.labels for spec in label.columns)
         return {option: columns for option, columns in named.items() if columns}
@@ -147,6 +158,20 @@ def parse_label(given: str) -> LabelColumn:
             "mood=valence,arousal:regression"
         )
     return label
+
+
+def parse_numbers(given: Iterable[str]) -> tuple[str, ...]:
+    """Parse all `--numbers COL,COL,...` options.
+
+    Raises:
+        ConfigError: a column is empty or given twice.
+    """
+    columns = tuple(part.strip() for text in given for part in text.split(","))
+    if not all(columns):
+        raise ConfigError("--numbers has an empty column. Give columns such as age,height")
+    if double := next((name for name in columns if columns.count(name) > 1), None):
+        raise ConfigError(f"--numbers names {double!r} twice. Give each column once")
+    return columns
 
 
 def parse_labels(given: Iterable[str], levels: Iterable[str] = ()) -> tuple[LabelColumn, ...]:

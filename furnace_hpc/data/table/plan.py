@@ -13,11 +13,12 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import SAMPLING_WEIGHT, Labels
 from furnace_hpc.data.decode.audio import SoundKnobs
 from furnace_hpc.data.decode.images import ImageKnobs
+from furnace_hpc.data.decode.text_pairs import pair_columns
 from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer
 from furnace_hpc.data.decode.word_tokenizer import WORDS, word_tokenizer
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Draft, PackPlan, Sample, Values, blank_sample
-from furnace_hpc.data.table.media import Media, image_of, sound_of
+from furnace_hpc.data.table.media import Media, image_of, media_at, sound_of
 from furnace_hpc.data.table.options import LabelKind
 
 RECIPE = 1  # increase it if the same table and settings make other columns
@@ -81,6 +82,8 @@ class TableRenderer:
     words: tuple[str, ...]
     has_weights: bool
     blank: Values
+    numbers: tuple[str, ...] = ()
+    """Names of the numbers."""
 
     def render(self, split: str, number: Any) -> Sample:
         """Render one row. A row without a label is refused."""
@@ -88,12 +91,15 @@ class TableRenderer:
         draft = Draft.begin(split, row["id"], self.modalities, self.blank)
         where = f"{self.tables[row['file']]}:{row['row']}"
         if row.get("text") is not None:
-            draft.add("text", where, lambda: self._tokens(row["text"]))
+            draft.add("text", where, lambda: self._tokens(row))
         if "image" in self.modalities:
             self._add_images(draft, row)
         if "audio" in self.modalities and row["audio"] is not None:
             media = _media(row, "audio")
-            draft.add("audio", media.name, lambda: self._sound(media))
+            name = f"{media.name} ({where}, {media.segment})" if media.segment else media.name
+            draft.add("audio", name, lambda: self._sound(media))
+        if "numbers" in self.modalities and row["numbers"] is not None:
+            draft.add("numbers", where, lambda: {"numbers": np.array(row["numbers"], np.float64)})
         for name, label in self.labels.items():
             cell = row[f"label.{name}"]
             if cell is None:
@@ -125,13 +131,18 @@ class TableRenderer:
         values, length = sound_of(media, self.knobs.sound)
         return {"audio": values, "audio_length": np.array(length, np.int16)}
 
-    def _tokens(self, text: str) -> Values:
-        tokens, length = reader_of(self.knobs, self.words).encode(text)
+    def _tokens(self, row: dict[str, Any]) -> Values:
+        reader = reader_of(self.knobs, self.words)
+        if "text_second" in row:
+            return pair_columns(reader, row["text_first"], row["text_second"])
+        tokens, length = reader.encode(row["text"])
         return {"text": tokens, "text_length": np.array(length, np.int16)}
 
 
 def _media(row: dict[str, Any], slot: str) -> Media:
-    return Media(row[slot], row[f"{slot}_at"], row[f"{slot}_size"], row[f"{slot}_name"])
+    media = media_at(row, slot)
+    assert media
+    return media
 
 
 def _row(parts: tuple[Path, ...], number: int) -> dict[str, Any]:
@@ -194,6 +205,8 @@ def make_plan(
         described["image"] = knobs.image.model_dump(mode="json")
     if "audio" in modalities:
         described["audio"] = knobs.sound.model_dump(mode="json")
+    if "numbers" in modalities:
+        described["numbers"] = {"columns": list(renderer.numbers)}
     has_media = bool({"image", "audio"} & set(modalities))
     return PackPlan(
         dataset=name,
@@ -223,6 +236,8 @@ def blank_row(
     knobs: Knobs,
     words: tuple[str, ...],
     has_weights: bool,
+    num_numbers: int = 0,
+    is_pair: bool = False,
 ) -> Values:
     """Return the columns of a row without text and files.
 
@@ -235,8 +250,11 @@ def blank_row(
         )
     columns: Values = {}
     if "text" in modalities:
-        tokens, length = reader_of(knobs, words).encode("")
+        reader = reader_of(knobs, words)
+        tokens, length = reader.encode("")
         columns |= {"text": tokens, "text_length": np.array(length, np.int16)}
+        if is_pair:
+            columns |= pair_columns(reader, "", "")
     if "image" in modalities:
         shape: tuple[int, ...] = (3, knobs.image.size, knobs.image.size)
         if num_frames > 1:
@@ -246,6 +264,8 @@ def blank_row(
         sound = knobs.sound
         columns["audio"] = np.zeros((sound.coefficients, sound.frames), np.float16)
         columns["audio_length"] = np.array(1, np.int16)
+    if "numbers" in modalities:
+        columns["numbers"] = np.full(num_numbers, np.nan)
     for name, label in labels.items():
         columns[f"label.{name}"] = label.blank
     if has_weights:

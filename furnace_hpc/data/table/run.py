@@ -24,7 +24,7 @@ from furnace_hpc.data.decode.word_tokenizer import WORDS
 from furnace_hpc.data.packing.pack_command import pack_plan
 from furnace_hpc.data.packing.required_modalities import require_modalities
 from furnace_hpc.data.packing.sample import PackPlan
-from furnace_hpc.data.table import checks, suspicions
+from furnace_hpc.data.table import checks, numeric, suspicions
 from furnace_hpc.data.table.checks import Codes, LabelCounts, Leaks
 from furnace_hpc.data.table.guess import guess, report_lines
 from furnace_hpc.data.table.options import ColumnOptions, SourceOptions, SplitOptions
@@ -90,6 +90,7 @@ def pack_table(
         _check_named(columns)
         staged = stage(tables, columns, splits.column, scratch, sources.separator)
         checks.check_ids(staged)
+        numeric.check_segments(staged, columns)
         draws = _draws(tables, staged, columns, splits, knobs, options, out)
         for draw in draws:
             pack_plan(
@@ -171,8 +172,16 @@ def _guessed(
 def _check_named(columns: ColumnOptions) -> None:
     if not columns.labels:
         raise ConfigError("no label is given. Give --label NAME=COLUMN")
+    if not columns.text and columns.text_pair:
+        raise ConfigError("--text-pair needs --text. Give the column of the first text")
+    if not columns.audio and (columns.audio_start or columns.audio_end):
+        raise ConfigError(
+            "--audio-start and --audio-end need --audio. Give the column of the files"
+        )
     if not columns.modalities:
-        raise ConfigError("no input is given. Give --text, --image or --audio with a column")
+        raise ConfigError(
+            "no input is given. Give --text, --image, --audio or --numbers with a column"
+        )
 
 
 def _draws(
@@ -196,10 +205,13 @@ def _draws(
             for label in columns.labels
         ]
         _check_missing(staged, labels, options.max_refused)
+        if columns.numbers:
+            train = checks.with_codes(staged, codes).filter(pl.col("split_code") == 0)
+            numeric.check_numbers(staged, columns, train)
         leaks = checks.find_leaks(staged, columns, codes)
         checks.check_leaks(leaks, columns, options.allow_leak)
         warnings = list(_warnings(tables, staged, columns, codes, labels))
-        profile = describe(folder.name, staged, codes, labels, warnings, leaks)
+        profile = describe(folder.name, staged, codes, labels, warnings, leaks, columns.numbers)
         for line in profile_lines(profile):
             print(printable(line))
         settings = _settings(source, columns, splits, leaks)
@@ -233,6 +245,9 @@ def _warnings(
     yield from suspicions.label_warnings(labels, staged.num_rows)
     if columns.text:
         yield from suspicions.duplicate_texts(staged, codes)
+    if columns.audio_start or columns.audio_end:
+        yield from suspicions.divided_sounds(staged, codes)
+    yield from suspicions.number_warnings(staged, columns, codes)
     yield from suspicions.determined_labels(tables, staged, columns)
 
 
@@ -289,9 +304,12 @@ def _plan(
     frames = tuple(slot for slot in staged.slots if slot != "audio")
     id_bytes = staged.frame.select(pl.col("id").str.len_bytes().max()).collect().item()
     has_weights = columns.weight is not None
-    blank = blank_row(id_bytes, columns.modalities, len(frames), planned, knobs, words, has_weights)
+    blank = blank_row(
+        *(id_bytes, columns.modalities, len(frames), planned, knobs, words, has_weights),
+        *(len(columns.numbers), columns.text_pair is not None),
+    )
     renderer = TableRenderer(
         *(staged.parts, staged.tables, columns.modalities, frames, planned, knobs, words),
-        *(has_weights, blank),
+        *(has_weights, blank, columns.numbers),
     )
     return make_plan(renderer, DATASET, rows_of(codes), settings)

@@ -1,9 +1,12 @@
 """Write the needed columns of all tables to Arrow files in one form, which workers read in parts.
 
-Columns: `file`, `row` (from 1), `id`, `split`, `text`, `group`, `weight`, `label.<name>`, and for
-each image or sound `<slot>` (path), `<slot>_at`, `<slot>_size` and `<slot>_name`.
+Columns: `file`, `row` (from 1), `id`, `split`, `text`, `numbers`, `group`, `weight`,
+`label.<name>`, and for each image or sound `<slot>` (path), `<slot>_at`, `<slot>_size` and
+`<slot>_name`. If sounds have segments, `audio_start` and `audio_end` in seconds. Of text pairs also
+`text_first` and `text_second`, and `text` is both.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +16,14 @@ from typing import Any, BinaryIO
 import polars as pl
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.data.table.cells import label_cells, number_cells, text_cells
-from furnace_hpc.data.table.media import WHOLE, Media
+from furnace_hpc.data.table.cells import (
+    label_cells,
+    number_cells,
+    number_or_null,
+    row_of_numbers,
+    text_cells,
+)
+from furnace_hpc.data.table.media import WHOLE, Media, media_at
 from furnace_hpc.data.table.options import ColumnOptions, columns_of
 from furnace_hpc.data.table.sources.files import Table, readable
 
@@ -46,14 +55,7 @@ class Staged:
 
     def media_of(self, row: dict[str, Any], slot: str) -> Media | None:
         """Return the file in a slot of a row. None if the cell is empty."""
-        return media_of(row, slot)
-
-
-def media_of(row: dict[str, Any], slot: str) -> Media | None:
-    """Return the file in a slot of a staged row. None if the cell is empty."""
-    if row[slot] is None:
-        return None
-    return Media(row[slot], row[f"{slot}_at"], row[f"{slot}_size"], row[f"{slot}_name"])
+        return media_at(row, slot)
 
 
 def slots_of(columns: ColumnOptions) -> dict[str, str]:
@@ -149,9 +151,10 @@ def _stage(
         split = text_cells(split_column, schema, "--split-column")
     chosen.append(split.alias("split"))
     if columns.text:
-        texts = [text_cells(spec, schema, "--text") for spec in columns.text]
-        joined = pl.concat_str(texts, separator="\n", ignore_nulls=True)
-        chosen.append(_or_null(joined).alias("text"))
+        chosen += _texts(columns, schema)
+    if columns.numbers:
+        chosen.append(row_of_numbers(columns.numbers, schema, "--numbers").alias("numbers"))
+    chosen += _segments(columns, schema)
     if columns.group:
         chosen.append(text_cells(columns.group, schema, "--group").alias("group"))
     if columns.weight:
@@ -177,6 +180,36 @@ def _stage(
     else:
         selected.sink_ipc(part, compression="uncompressed", maintain_order=True)
     return separators
+
+
+def _texts(columns: ColumnOptions, schema: pl.Schema) -> list[pl.Expr]:
+    """Return the text of a row, and of a pair also both texts."""
+    texts = [text_cells(spec, schema, "--text") for spec in columns.text]
+    joined = pl.concat_str(texts, separator="\n", ignore_nulls=True)
+    if not columns.text_pair:
+        return [_or_null(joined).alias("text")]
+    second = text_cells(columns.text_pair, schema, "--text-pair")
+    both = pl.concat_str([_or_null(joined), second], separator="\n", ignore_nulls=True)
+    pair = [joined.fill_null("").alias("text_first"), second.fill_null("").alias("text_second")]
+    return [_or_null(both).alias("text"), *pair]
+
+
+def _segments(columns: ColumnOptions, schema: pl.Schema) -> list[pl.Expr]:
+    """Return start and end of each sound in seconds. Text that is no number becomes NaN."""
+    if not (columns.audio_start or columns.audio_end):
+        return []
+    cells = []
+    for name, given, default in (
+        ("audio_start", columns.audio_start, 0.0),
+        ("audio_end", columns.audio_end, math.inf),
+    ):
+        cell = pl.lit(default)
+        if given:
+            option = f"--{name.replace('_', '-')}"
+            columns_of(given, schema.names(), option)
+            cell = number_or_null(given, schema, option).fill_null(default)
+        cells.append(cell.alias(name))
+    return cells
 
 
 def _or_null(text: pl.Expr) -> pl.Expr:

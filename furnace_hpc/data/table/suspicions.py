@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from furnace_hpc.config.manifest import SPLITS
 from furnace_hpc.data.table.cells import as_number
 from furnace_hpc.data.table.checks import SHOWN, Codes, LabelCounts, with_codes
 from furnace_hpc.data.table.options import ColumnOptions
@@ -38,6 +39,29 @@ def label_warnings(counts: list[LabelCounts], num_rows: int) -> Iterator[str]:
             if absent:
                 more = "" if len(absent) <= SHOWN else f" and {len(absent) - SHOWN:,} more"
                 yield f"label {name}: {split} has no {', '.join(absent[:SHOWN])}{more}"
+
+
+def number_warnings(staged: Staged, columns: ColumnOptions, codes: Codes) -> Iterator[str]:
+    """Yield the columns of --numbers that are constant in the train split."""
+    train = with_codes(staged, codes).filter(pl.col("split_code") == SPLITS.index("train"))
+    for number, column in enumerate(columns.numbers):
+        cells = pl.col("numbers").list.get(number)
+        found = train.select(cells.min().alias("least"), cells.max().alias("most"))
+        least, most = found.collect(engine="streaming").row(0)
+        if least == most:
+            yield f"column {column!r} of --numbers is {least:g} in all train rows that have it"
+
+
+def divided_sounds(staged: Staged, codes: Codes) -> Iterator[str]:
+    """Yield the number of sounds whose segments are in two splits."""
+    frame = with_codes(staged, codes).filter(pl.col("audio").is_not_null())
+    used = frame.filter(pl.col("split_code") < len(SPLITS)).group_by("audio", "audio_at")
+    found = used.agg(pl.col("split_code").n_unique().alias("splits")).collect(engine="streaming")
+    if number := int((found["splits"] > 1).sum()):
+        yield (
+            f"segments of {number:,} sounds are in two splits. --group with the column of --audio "
+            "keeps the segments of a sound in one split"
+        )
 
 
 def duplicate_texts(staged: Staged, codes: Codes) -> Iterator[str]:
@@ -87,7 +111,7 @@ def determined_labels(tables: list[Table], staged: Staged, columns: ColumnOption
     Only the first rows of the first table are compared.
     """
     table = tables[0]
-    used = {spec for specs in columns.named.values() for spec in specs}
+    used = {spec for specs in columns.named.values() for spec in specs} - {*columns.numbers}
     numbers = _numeric_columns(table, used)
     labels = [label for label in columns.labels if label.kind.has_one_class]
     if not numbers or not labels:
@@ -97,8 +121,13 @@ def determined_labels(tables: list[Table], staged: Staged, columns: ColumnOption
     for name, values in numbers.items():
         for label in labels:
             classes = found[f"label.{label.name}"]
-            if _determines(values.to_numpy(), classes):
-                yield f"column {name!r} determines label {label.name}: it may be made of the label"
+            if determines(values.to_numpy(), classes):
+                warning = (
+                    f"column {name!r} determines label {label.name}: it may be made of the label"
+                )
+                if name in columns.numbers:
+                    warning += ". If it is, leave it out of --numbers"
+                yield warning
 
 
 def _numeric_columns(table: Table, used: set[str]) -> dict[str, pl.Series]:
@@ -121,7 +150,7 @@ def _numeric_columns(table: Table, used: set[str]) -> dict[str, pl.Series]:
     }
 
 
-def _determines(values: NDArray[np.float64], classes: pl.Series) -> bool:
+def determines(values: NDArray[np.float64], classes: pl.Series) -> bool:
     """Return whether each value, or each range of values, has one class."""
     known = np.isfinite(values) & classes.is_not_null().to_numpy()
     if known.sum() < LEAST_ROWS or (np.diff(values) > 0).all():  # row numbers of a sorted table

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from furnace_hpc.config.manifest import Manifest
+from furnace_hpc.config.manifest import TEXT_SECOND, Manifest
 from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.data.loading.batches import TEXT_MULTIPLE, Batch
 from furnace_hpc.host.regular_file import read_regular
@@ -155,9 +155,12 @@ def _meta_batch(
             inputs[name] = torch.empty(B, *shape, dtype=torch.int64, device=device)
         else:
             shape = shape[-3:] if name == "image" else shape
+            shape = (*shape, 2) if name == "numbers" else shape
             inputs[name] = torch.empty(B, *shape, device=device)
         if f"{name}_length" in manifest.columns:
             lengths[name] = torch.empty(B, dtype=torch.int64, device=device)
+        if name == "text" and TEXT_SECOND in manifest.columns:
+            lengths[TEXT_SECOND] = torch.empty(B, dtype=torch.int64, device=device)
     labels = {}
     for task, classes in _classes(config, manifest).items():
         labels[task] = torch.empty(B, dtype=torch.int64, device=device)

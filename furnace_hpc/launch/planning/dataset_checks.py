@@ -17,6 +17,7 @@ from furnace_hpc.config.manifest import (
     check_files,
     read_manifest,
 )
+from furnace_hpc.config.metrics import split_target, target_key
 from furnace_hpc.config.train_config import RunSpec, TrainConfig, with_steps
 from furnace_hpc.host.regular_file import check_regular
 
@@ -28,10 +29,18 @@ Split = Literal["train", "val", "test"]
 NOT_PACKED = "not-packed-yet"
 
 
-def fingerprints(rows: list[GridRow], data_root: Path, dry_run: bool) -> dict[str, str]:
+def fingerprints(
+    rows: list[GridRow], data_root: Path, dry_run: bool, metrics: tuple[str, ...] = ()
+) -> dict[str, str]:
     """Return data set -> fingerprint for every set that a grid's rows use.
 
     It packs the default set if it is missing, except in a dry run.
+
+    Args:
+        rows: of the grid.
+        data_root: folder of the packs.
+        dry_run: only print that the default set is not packed.
+        metrics: of the grid's table. Their targets are checked.
 
     Raises:
         ConfigError: a set is not packed, is damaged, or lacks what a row needs. Or the `packs` of a
@@ -44,6 +53,8 @@ def fingerprints(rows: list[GridRow], data_root: Path, dry_run: bool) -> dict[st
                 manifests[name] = _manifest(name, data_root / name, dry_run)
             if manifest := manifests[name]:
                 _check_row(row.name, row.config, manifest, data_root / name)
+                for metric in (row.config.selection_metric, *metrics):
+                    _check_target(metric, manifest, data_root / name)
     for packs in dict.fromkeys(row.packs for row in rows):
         _check_draws({name: manifest for name in packs if (manifest := manifests[name])})
     return {name: _fingerprint(manifest) for name, manifest in manifests.items()}
@@ -186,6 +197,25 @@ def _check_tasks(row: str, config: TrainConfig, manifest: Manifest, folder: Path
             raise ConfigError(
                 f"row {row!r}: task {task.name!r} is {kind} in {folder} and {task.kind} in the grid"
             )
+
+
+def _check_target(metric: str, manifest: Manifest, folder: Path) -> None:
+    """Raise ConfigError if a metric names a target that its task does not have."""
+    plain, target = split_target(metric)
+    task = plain.partition("@")[0].partition("/")[2].rpartition("/")[0]
+    if not target or task not in manifest.labels:
+        return
+    names = [target_key(name) for name in manifest.labels[task].classes]
+    if len(names) < 2:
+        raise ConfigError(
+            f"metric {metric!r} is of one target, and task {task!r} has only one in {folder}. "
+            f"Write {plain}"
+        )
+    if target not in names:
+        raise ConfigError(
+            f"metric {metric!r}: task {task!r} in {folder} has no target {target!r}; "
+            f"{nearest(target, names)}"
+        )
 
 
 def _check_options(row: str, config: TrainConfig, manifest: Manifest, folder: Path) -> None:

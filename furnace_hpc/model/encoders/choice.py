@@ -5,6 +5,7 @@ from torch import nn
 from furnace_hpc.config.sections.model import ModelConfig
 from furnace_hpc.model.encoders.convolutions import AudioEncoder, ImageEncoder
 from furnace_hpc.model.encoders.input_shapes import InputShapes
+from furnace_hpc.model.encoders.numbers import NumberEncoder
 from furnace_hpc.model.encoders.transformers import (
     AudioTransformer,
     TextEncoder,
@@ -29,4 +30,6 @@ def make_encoder(name: str, config: ModelConfig, shapes: InputShapes) -> nn.Modu
             return AudioEncoder(shapes.audio_coefficients, config.width, config.audio_tokens)
         case "audio", _, "transformer":
             return AudioTransformer(config, shapes)
+        case "numbers", _, _:
+            return NumberEncoder(shapes.numbers, config.width, config.feedforward, config.dropout)
     raise ValueError(f"no encoder for modality {name!r}")

@@ -19,6 +19,8 @@ class InputShapes:
     image_size: tuple[int, int] = (32, 32)
     audio_frames: int = 32
     text_tokens: int = 0
+    numbers: int = 0
+    """Columns of the modality `numbers`."""
     vocabulary: str | None = None
     """Fingerprint of the tokenizer's vocabulary. None if the data set does not name it."""
     architectures: Mapping[str, dict[str, Any]] = field(default_factory=dict)
@@ -43,6 +45,7 @@ class InputShapes:
             image_size=(height, width),
             audio_frames=frames,
             text_tokens=shapes.get("text", (0,))[0],
+            numbers=shapes.get("numbers", (0,))[0],
             vocabulary=vocabulary_of(manifest),
             architectures=architectures or {},
         )

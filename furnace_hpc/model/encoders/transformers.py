@@ -58,11 +58,23 @@ class TextEncoder(nn.Module):
             self.bert = BertModel(text, add_pooling_layer=False)
         self.project = _projection(self.bert.config.hidden_size, config.width)
 
-    def forward(self, text_BT: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Turn token ids into (tokens [B, T, D], mask [B, T])."""
+    def forward(
+        self, text_BT: Tensor, length_B: Tensor | None, second_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Turn token ids into (tokens [B, T, D], mask [B, T]).
+
+        Args:
+            text_BT: token ids.
+            length_B: valid tokens. None if all are valid.
+            second_B: of text pairs: the place of the second text's first token.
+        """
         mask_BT = length_mask(length_B, text_BT.shape[1], text_BT)
         attention_mask = None if length_B is None else _attention_mask(self.bert, mask_BT)
-        output = self.bert(input_ids=text_BT, attention_mask=attention_mask)
+        output = self.bert(
+            input_ids=text_BT,
+            attention_mask=attention_mask,
+            token_type_ids=token_types(self.bert, mask_BT, second_B),
+        )
         return self.project(output.last_hidden_state), mask_BT
 
 
@@ -146,6 +158,17 @@ class AudioTransformer(nn.Module):
             attention_mask = _attention_mask(self.ast, mask_BT)
         tokens_BTD = self.ast(x_BTC, attention_mask=attention_mask).last_hidden_state
         return self.project(tokens_BTD), mask_BT
+
+
+def token_types(network: Any, mask_BT: Tensor, second_B: Tensor | None) -> Tensor | None:
+    """Return 1 for each token of the second text of a pair, else 0.
+
+    None if there are no pairs, or if the network has one token type only.
+    """
+    if second_B is None or getattr(network.config, "type_vocab_size", 0) < 2:
+        return None
+    position_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
+    return ((position_T >= second_B.unsqueeze(1)) & mask_BT).long()
 
 
 def _attention_mask(network: Any, mask_BT: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import MODALITIES, Labels, Manifest
+from furnace_hpc.config.manifest import Labels, Manifest
 from furnace_hpc.console.progress_bar import Report
 from furnace_hpc.data.columns import (
     Splits,
@@ -56,6 +56,7 @@ from furnace_hpc.data.sets.tridigits.speech import (
     load_speech,
 )
 
+MODALITIES = ("text", "image", "audio")
 RECIPE = 1  # increase it if the same settings make other columns
 CHUNK = 50  # samples per task of the thread pool: 4 MB of waveforms
 DIGIT_NAMES = tuple(str(digit) for digit in range(10))

@@ -19,10 +19,10 @@ from furnace_hpc.data.decode.images import ImageKnobs
 from furnace_hpc.data.decode.separate_process import DecoderProcess
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.table.checks import Codes, LabelCounts, with_codes
-from furnace_hpc.data.table.media import Media, image_of, wave_of
+from furnace_hpc.data.table.media import Media, image_of, media_at, wave_of
 from furnace_hpc.data.table.report.profile import READERS, Profile, shown_classes
 from furnace_hpc.data.table.splits import UNUSED
-from furnace_hpc.data.table.staging import Staged, media_of
+from furnace_hpc.data.table.staging import Staged
 from furnace_hpc.host.durable_files import replace_file
 
 NUM_SAMPLES = 10
@@ -76,7 +76,7 @@ def _page(profile: Profile, staged: Staged, codes: Codes, decoder: DecoderProces
     yield from _labels(profile)
     yield f"<h2>{NUM_SAMPLES} samples</h2>"
     for row in _samples(staged, codes):
-        yield from _sample(row, staged, decoder)
+        yield from _sample(row, staged, profile.numbers, decoder)
 
 
 def _labels(profile: Profile) -> Iterator[str]:
@@ -121,15 +121,21 @@ def _samples(staged: Staged, codes: Codes) -> list[dict[str, Any]]:
     return rows.head(NUM_SAMPLES).collect().to_dicts()
 
 
-def _sample(row: dict[str, Any], staged: Staged, decoder: DecoderProcess) -> Iterator[str]:
+def _sample(
+    row: dict[str, Any], staged: Staged, numbers: tuple[str, ...], decoder: DecoderProcess
+) -> Iterator[str]:
     split = SPLITS[row["split_code"]]
     place = staged.name_of(row["file"], row["row"])
     yield f"<div class=sample><b>{html.escape(str(row['id']))}</b> ({split}, {html.escape(place)})"
     if row.get("text"):
         yield f"<p>{html.escape(row['text'][:MAX_TEXT])}</p>"
     for slot in staged.slots:
-        if media := media_of(row, slot):
+        if media := media_at(row, slot):
             yield _shown(media, slot, decoder)
+    if row.get("numbers"):
+        known = ("missing" if number is None else f"{number:.6g}" for number in row["numbers"])
+        shown = (f"{name} {number}" for name, number in zip(numbers, known, strict=True))
+        yield f"<div>numbers: {html.escape(', '.join(shown))}</div>"
     for name, value in row.items():
         if name.startswith("label."):
             labels = value if isinstance(value, list) else [value]

@@ -15,9 +15,9 @@ from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.data.decode.separate_process import DecoderProcess
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.table.checks import Codes, LabelCounts, Leaks, with_codes
-from furnace_hpc.data.table.media import Media, image_size, sound_length
+from furnace_hpc.data.table.media import Media, image_size, media_at, sound_length
 from furnace_hpc.data.table.splits import UNUSED
-from furnace_hpc.data.table.staging import Staged, media_of
+from furnace_hpc.data.table.staging import Staged
 
 Found = TypeVar("Found")
 PROBED = 200  # files whose header is read
@@ -40,12 +40,12 @@ class Spread:
 
     def __str__(self) -> str:
         least, median, most = (_number(value) for value in (self.least, self.median, self.most))
-        spread = f"median {median} {self.unit}, {least} to {most}"
+        spread = f"median {' '.join(filter(None, (median, self.unit)))}, {least} to {most}"
         return f"{self.what}: {spread} ({self.number:,} measured)"
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Profile:
     spreads: list[Spread]
     warnings: list[str]
     leaks: Leaks
+    numbers: tuple[str, ...] = ()
+    """Columns of the modality `numbers`."""
 
 
 def describe(
@@ -69,22 +71,26 @@ def describe(
     labels: list[LabelCounts],
     warnings: list[str],
     leaks: Leaks,
+    numbers: tuple[str, ...] = (),
 ) -> Profile:
     """Measure a table. Headers of files are read in another process, for a part of the rows."""
     splits = {split: int((codes == code).sum()) for code, split in enumerate(SPLITS)}
     columns = {slot.rstrip("0"): slot for slot in staged.slots if slot in ("image0", "audio")}
     if "text" in staged.frame.collect_schema():
         columns = {"text": "text"} | columns
+    if numbers:
+        columns["numbers"] = "numbers"
     counted = with_codes(staged, codes).filter(pl.col("split_code") != UNUSED)
     present = counted.select(pl.col(list(columns.values())).count()).collect(engine="streaming")
     modalities = {modality: int(present[column][0]) for modality, column in columns.items()}
     spreads = list(_text_lengths(staged)) if "text" in columns else []
+    spreads += [_spread_of_numbers(staged, *column) for column in enumerate(numbers)]
     with DecoderProcess(READERS) as decoder:
         if "image0" in staged.slots:
             spreads += _image_sizes(staged, decoder)
         if "audio" in staged.slots:
             spreads += _durations(staged, decoder)
-    return Profile(name, splits, modalities, labels, spreads, warnings, leaks)
+    return Profile(name, splits, modalities, labels, spreads, warnings, leaks, numbers)
 
 
 def _text_lengths(staged: Staged) -> Iterator[Spread]:
@@ -92,6 +98,12 @@ def _text_lengths(staged: Staged) -> Iterator[Spread]:
     found = staged.frame.select(words.drop_nulls()).collect(engine="streaming")["text"]
     if len(found):
         yield _spread("text", "words", found.to_numpy())
+
+
+def _spread_of_numbers(staged: Staged, number: int, column: str) -> Spread:
+    cells = pl.col("numbers").list.get(number).drop_nulls()
+    found = staged.frame.select(cells).collect(engine="streaming").to_series()
+    return _spread(column, "", found.to_numpy())
 
 
 def _image_sizes(staged: Staged, decoder: DecoderProcess) -> Iterator[Spread]:
@@ -112,7 +124,7 @@ def _probed(staged: Staged, slot: str) -> list[Media]:
     """Return files of rows that are evenly spread over the table."""
     step = max(1, staged.num_rows // PROBED)
     rows = staged.frame.gather_every(step).filter(pl.col(slot).is_not_null()).head(PROBED).collect()
-    found = (media_of(row, slot) for row in rows.iter_rows(named=True))
+    found = (media_at(row, slot) for row in rows.iter_rows(named=True))
     return [media for media in found if media]
 
 
