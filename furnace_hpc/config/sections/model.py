@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from furnace_hpc.config.base import Config, ModalityName, no_duplicates
+from furnace_hpc.config.base import ADDED_LATER, Config, ModalityName, no_duplicates
+from furnace_hpc.config.sections.encoder import EncoderConfig
 
 
 class ModelConfig(Config):
@@ -68,6 +69,15 @@ class ModelConfig(Config):
     image_weights: str | None = Field(default=None, description="a trained ViT, likewise")
     audio_weights: str | None = Field(
         default=None, description="a trained audio spectrogram transformer, likewise"
+    )
+    text: EncoderConfig | None = Field(
+        default=None, json_schema_extra=ADDED_LATER, description="encoder of the texts"
+    )
+    image: EncoderConfig | None = Field(
+        default=None, json_schema_extra=ADDED_LATER, description="encoder of the images"
+    )
+    audio: EncoderConfig | None = Field(
+        default=None, json_schema_extra=ADDED_LATER, description="encoder of the sounds"
     )
     dropout: float = Field(
         default=0.1, ge=0, lt=1, description="dropout of features in encoders and fusion layers"
