@@ -170,3 +170,58 @@ def save_network(family: str, folder: Path, **changes: Any) -> Any:
     network = make_network(family, **changes)
     network.save_pretrained(folder)
     return network
+
+
+# Name -> (class of a whole model or of one with a head, families of its towers).
+WHOLE = {
+    "CLIPModel": ("clip-text", "clip-vision"),
+    "CLIPVisionModelWithProjection": ("clip-vision",),
+    "SiglipModel": ("siglip-text", "siglip-vision"),
+    "SiglipForImageClassification": ("siglip-vision",),
+    "WhisperForConditionalGeneration": ("whisper",),
+    "WhisperForAudioClassification": ("whisper",),
+    "ClapModel": ("clap",),
+    "ClapAudioModelWithProjection": ("clap",),
+    "BertForMaskedLM": ("bert",),
+    "BertForSequenceClassification": ("bert",),
+    "RobertaForMaskedLM": ("roberta",),
+    "XLMRobertaForSequenceClassification": ("xlm-roberta",),
+    "DebertaV2ForSequenceClassification": ("deberta-v2",),
+    "DistilBertForSequenceClassification": ("distilbert",),
+    "ModernBertForMaskedLM": ("modernbert",),
+    "MPNetForMaskedLM": ("mpnet",),
+    "ViTForImageClassification": ("vit",),
+    "Dinov2ForImageClassification": ("dinov2",),
+    "ConvNextForImageClassification": ("convnext",),
+    "SwinForImageClassification": ("swin",),
+    "ResNetForImageClassification": ("resnet",),
+    "ASTForAudioClassification": ("ast",),
+    "Wav2Vec2ForCTC": ("wav2vec2",),
+    "HubertForSequenceClassification": ("hubert",),
+    "WavLMForSequenceClassification": ("wavlm",),
+}
+_SECTIONS = {
+    "CLIP": ("CLIPConfig", {"text_config": "clip-text", "vision_config": "clip-vision"}),
+    "Siglip": ("SiglipConfig", {"text_config": "siglip-text", "vision_config": "siglip-vision"}),
+    "Clap": ("ClapConfig", {"audio_config": "clap"}),
+}
+
+
+def save_whole(kind: str, folder: Path) -> Any:
+    """Save a whole model, or one with a head. Return the model."""
+    import transformers
+
+    [family, *_] = WHOLE[kind]
+    name, values = CONFIGS[family]
+    config = getattr(transformers, name)(**values)
+    stem = next((stem for stem in _SECTIONS if kind.startswith(stem)), None)
+    if stem and not kind.endswith("WithProjection"):
+        name, sections = _SECTIONS[stem]
+        parts = {key: CONFIGS[part][1] for key, part in sections.items()}
+        if stem == "Clap":
+            parts["text_config"] = SIZES | {"vocab_size": VOCABULARY}
+        config = getattr(transformers, name)(**parts)
+    torch.manual_seed(4)
+    model = getattr(transformers, kind)(config).eval()
+    model.save_pretrained(folder)
+    return model
