@@ -108,7 +108,7 @@ FAMILIES: dict[str, Family] = {
         first_position=1,
     ),
     "clip-text": Family(
-        "text encoder of CLIP",
+        "the text encoder of CLIP",
         modality="text",
         reads="tokens",
         model_types=("clip", "clip_text_model"),
@@ -118,7 +118,7 @@ FAMILIES: dict[str, Family] = {
         mask="causal",
     ),
     "siglip-text": Family(
-        "text encoder of SigLIP",
+        "the text encoder of SigLIP",
         modality="text",
         reads="tokens",
         model_types=("siglip", "siglip_text_model"),
@@ -156,7 +156,7 @@ FAMILIES: dict[str, Family] = {
         unused=("embeddings.mask_token",),
     ),
     "clip-vision": Family(
-        "image encoder of CLIP",
+        "the image encoder of CLIP",
         modality="image",
         reads="pixels",
         interpolates=True,
@@ -167,7 +167,7 @@ FAMILIES: dict[str, Family] = {
         unused=("post_layernorm",),
     ),
     "siglip-vision": Family(
-        "image encoder of SigLIP",
+        "the image encoder of SigLIP",
         modality="image",
         reads="pixels",
         interpolates=True,
@@ -205,7 +205,7 @@ FAMILIES: dict[str, Family] = {
         scopes=("resnet.",),
     ),
     "ast": Family(
-        "audio spectrogram transformer",
+        "the audio spectrogram transformer",
         modality="audio",
         reads="patches",
         model_types=("audio-spectrogram-transformer",),
@@ -240,7 +240,7 @@ FAMILIES: dict[str, Family] = {
         unused=("masked_spec_embed",),
     ),
     "whisper": Family(
-        "encoder of Whisper",
+        "the encoder of Whisper",
         modality="audio",
         reads="whisper",
         model_types=("whisper",),
@@ -248,7 +248,7 @@ FAMILIES: dict[str, Family] = {
         scopes=("model.encoder.", "encoder."),
     ),
     "clap": Family(
-        "audio encoder of CLAP",
+        "the audio encoder of CLAP",
         modality="audio",
         reads="clap",
         model_types=("clap", "clap_audio_model"),

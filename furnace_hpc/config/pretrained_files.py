@@ -117,7 +117,7 @@ def _wrong_family(modality: str, found: object) -> tuple[str, str]:
     if others:
         is_a = " or ".join(family.label for family in others)
         keys = " or ".join(f"model.{family.modality}.encoder" for family in others)
-        problem = f"model_type {_short(found)} is a {is_a}, which does not encode {modality}"
+        problem = f"model_type {_short(found)} is {is_a}, which does not encode {modality}"
         return problem, f"Use it for {keys}, or choose other weights"
     return f"model_type {_short(found)} is not a supported {modality} encoder", choose
 

@@ -42,6 +42,14 @@ def check_equal(network: nn.Module, files: dict[str, Tensor]) -> None:
         assert value.numpy().tobytes() in known, name
 
 
+def test_left_out_weights_are_listed(tmp_path):
+    save_whole("CLIPModel", tmp_path)
+    listed = "logit_scale (1), text_projection (1), vision_model (39), visual_projection (1)"
+    assert made("clip-text", tmp_path).left_out == listed
+    save_whole("BertForMaskedLM", tmp_path / "bert")
+    assert made("bert", tmp_path / "bert").left_out == "cls (5)"
+
+
 @pytest.mark.parametrize("kind", WHOLE)
 def test_towers_of_whole_models(kind, tmp_path):
     """Heads and other towers are left out. A missing pooler is no error."""

@@ -3,7 +3,9 @@
 `config/encoder_families.py` has what differs between families.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -42,6 +44,8 @@ class HubEncoder(nn.Module):
         self.name = name = str(settings.encoder)
         self.about = f"model.{modality}.encoder {name!r}"
         self.is_random = name.startswith(RANDOM)
+        self.left_out = ""
+        """The weights in the files that are not the encoder's, in words."""
         if self.is_random:
             self.family = FAMILIES[name.removeprefix(RANDOM)]
             sizes = random_settings(name.removeprefix(RANDOM), config, shapes)
@@ -52,7 +56,8 @@ class HubEncoder(nn.Module):
             network = _from_settings(self.family, described, config.dropout)
         else:
             self.family = check_encoder(modality, name)
-            network = _from_files(self.about, name, self.family, settings, config.dropout)
+            network, left_out = _from_files(self.about, self.family, settings, config.dropout)
+            self.left_out = _parts_of(left_out)
         _leave_out(network, self.family.unused)
         _fix_batch_norms(network)
         _fix_constants(network)
@@ -110,47 +115,65 @@ def _adjusted(settings: Any, dropout: float) -> Any:
 
 
 def _from_files(
-    about: str, name: str, family: Family, settings: EncoderConfig, dropout: float
-) -> Any:
+    about: str, family: Family, settings: EncoderConfig, dropout: float
+) -> tuple[Any, list[str]]:
     """Load a network from safetensors files. Nothing is downloaded, and no code of the files runs.
+
+    Returns:
+        The network, and the names of weights of heads and of other encoders.
 
     Raises:
         ConfigError: the files cannot be read, or weights are missing, unknown or of another shape.
     """
     from transformers import AutoConfig
 
-    kind = _network_class(family)
+    kind, name = _network_class(family), str(settings.encoder)
     try:
         described = AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)
         if family.section and hasattr(described, family.section):
             described = getattr(described, family.section)
-        network, loading = kind.from_pretrained(
-            name,
-            config=_adjusted(described, dropout),
-            key_mapping={rf"^{scope.replace('.', '[.]')}": "" for scope in family.scopes},
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,  # the other format is a pickle
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # _check_weights refuses them and names one
-            dtype=torch.float32,
-        )
+        with _without_report():
+            network, loading = kind.from_pretrained(
+                name,
+                config=_adjusted(described, dropout),
+                key_mapping={rf"^{scope.replace('.', '[.]')}": "" for scope in family.scopes},
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,  # the other format is a pickle
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # _check_weights refuses them and names one
+                dtype=torch.float32,
+            )
     except MemoryError:
         raise
     except Exception as error:  # depending on config.json, any class of error can occur
         reason = " ".join(str(error).split())[:200]
         key = f"{family.modality}.encoder"
         raise not_found(key, name, f"{type(error).__name__}: {reason}") from None
-    _check_weights(about, name, family, settings, loading)
-    return network
+    return network, _check_weights(about, family, settings, loading)
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Turn off the table of weights that transformers logs. `_check_weights` has its errors."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _check_weights(
-    about: str, name: str, family: Family, settings: EncoderConfig, loading: dict[str, Any]
-) -> None:
-    """Raise ConfigError unless the files have exactly the encoder's weights.
+    about: str, family: Family, settings: EncoderConfig, loading: dict[str, Any]
+) -> list[str]:
+    """Check that the files have exactly the encoder's weights. Return the names of other weights.
 
-    Weights of heads and of other encoders are left out. Others must be allowed by the config.
+    Raises:
+        ConfigError: weights are missing, unknown or of another shape, and the config does not
+            allow it.
     """
     fix = "Take weights and config.json from the same model"
     missing = [key for key in loading["missing_keys"] if not _is_unused(key, family)]
@@ -168,14 +191,22 @@ def _check_weights(
             f"such as {found[0]}: {has}, wanted {wants}. {fix}, or name them in allow_missing to "
             f"start them at random"
         )
-    others = _other_parts(name, family)
+    others = _other_parts(str(settings.encoder), family)
     extra = [key for key in loading["unexpected_keys"] if key.partition(".")[0] not in others]
-    extra = [key for key in extra if not _is_unused(key, family)]
-    if found := _not_allowed(extra, settings.allow_unused):
+    if found := _not_allowed(
+        [key for key in extra if not _is_unused(key, family)], settings.allow_unused
+    ):
         raise ConfigError(
             f"{about} has {len(found)} encoder weights that its config.json does not describe, "
             f"such as {found[0]}. They would not be used. {fix}, or name them in allow_unused"
         )
+    return sorted(loading["unexpected_keys"])
+
+
+def _parts_of(names: list[str]) -> str:
+    """Beginnings of names and how many there are: `cls (5), pooler (2)`."""
+    counts = Counter(name.partition(".")[0] for name in names)
+    return ", ".join(f"{part} ({count})" for part, count in sorted(counts.items()))
 
 
 def _other_parts(name: str, family: Family) -> frozenset[str]:
