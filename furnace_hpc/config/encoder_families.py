@@ -3,6 +3,7 @@
 Only names are here, so that login nodes need no torch. `model/encoders/` builds the encoders.
 """
 
+import re
 from typing import Literal, NamedTuple
 
 from furnace_hpc.config.base import ModalityName
@@ -299,3 +300,8 @@ def family_of(modality: str, model_type: object) -> Family | None:
 def families_of(modality: str) -> list[str]:
     """Return the names of the families of a modality."""
     return [name for name, family in FAMILIES.items() if family.modality == modality]
+
+
+def is_trained(encoder: str) -> bool:
+    """Whether a value of the key `encoder` names files. Others are random, or own code."""
+    return not encoder.startswith(RANDOM) and not re.fullmatch(r"[\w.]+:\w+", encoder)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from furnace_hpc.config.encoder_families import FAMILIES, RANDOM, Family, family_of
+from furnace_hpc.config.encoder_families import FAMILIES, Family, family_of, is_trained
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.sections.model import ModelConfig
 
@@ -65,7 +65,7 @@ def _named_weights(configs: Iterable[ModelConfig]) -> set[tuple[str, str]]:
             section = getattr(config, modality)
             if name := getattr(config, f"{modality}_weights"):
                 named.add((f"{modality}_weights", name))
-            elif section and section.encoder and not section.encoder.startswith(RANDOM):
+            elif section and section.encoder and is_trained(section.encoder):
                 named.add((f"{modality}.encoder", section.encoder))
     return named
 

@@ -48,8 +48,7 @@ class HubEncoder(nn.Module):
         """The weights in the files that are not the encoder's, in words."""
         if self.is_random:
             self.family = FAMILIES[name.removeprefix(RANDOM)]
-            sizes = random_settings(name.removeprefix(RANDOM), config, shapes)
-            network = _from_settings(self.family, sizes, config.dropout)
+            network = self._random_network(config, shapes)
         elif modality in shapes.architectures:
             described = dict(shapes.architectures[modality])
             self.family = check_encoder(modality, name, described)
@@ -63,6 +62,17 @@ class HubEncoder(nn.Module):
         _fix_constants(network)
         self.network = network
         self.project = _projection(_width_of(network), config.width)
+
+    def _random_network(self, config: ModelConfig, shapes: InputShapes) -> Any:
+        sizes = random_settings(self.name.removeprefix(RANDOM), config, shapes)
+        try:
+            return _from_settings(self.family, sizes, config.dropout)
+        except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"{self.about} cannot have width {config.width}, num_heads {config.num_heads} and "
+                f"feedforward {config.feedforward} ({type(error).__name__}: {reason}). Change them"
+            ) from None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HubEncoder":
         """Move and convert all tensors, but keep some buffers in fp32."""
