@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from encoder_folders import WHOLE, save_network, save_whole
@@ -14,8 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import read_manifest
 from furnace_hpc.config.pretrained_files import check_pretrained
+from furnace_hpc.data.columns import write_columns
 from furnace_hpc.model.encoders.choice import make_encoder
+from furnace_hpc.model.encoders.input_shapes import InputShapes
 
 WEIGHTS = "model.safetensors"
 
@@ -217,6 +221,21 @@ def test_data_that_does_not_fit(family, changes, words, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("family", "heads", "words"),
+    [
+        ("dinov3", 8, "is 2, and random:dinov3 needs a multiple of 4. Change one"),
+        ("modernbert", 16, "is 1, and random:modernbert needs a multiple of 2. Change one"),
+        ("swin", 16, "16 is not a multiple of twice model.num_heads 16, which random:swin needs"),
+    ],
+)
+def test_sizes_of_random_encoders(family, heads, words):
+    modality = modality_of(family)
+    config = config_of(modality, f"random:{family}").model_copy(update={"num_heads": heads})
+    with pytest.raises(ConfigError, match=words):
+        make_encoder(modality, config, shapes_of(family))
+
+
 def test_longer_texts_than_positions(tmp_path):
     """DeBERTa-v3 has no positions, so texts may have any length."""
     save_network("deberta-v2", tmp_path)
@@ -236,6 +255,27 @@ def test_images_of_another_size(tmp_path):
             found, _ = encoder(pixels, None)
             wanted = network(pixel_values=pixels, **options).last_hidden_state
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_waveform_columns(tmp_path):
+    """A column of samples has no bands. Its size is in samples."""
+    columns = {
+        "audio": np.zeros((2, 500), np.int16),
+        "audio_length": np.full(2, 500, np.int32),
+        "present": np.ones((2, 1), np.uint8),
+    }
+    write_columns(
+        tmp_path / "set",
+        splits={"train": columns},
+        dataset="sounds",
+        modalities=("audio",),
+        labels={},
+        statistics={},
+        vocab_size=None,
+        preprocessing={},
+    )
+    shapes = InputShapes.of(read_manifest(tmp_path / "set"))
+    assert (shapes.audio_coefficients, shapes.audio_frames) == (0, 500)
 
 
 def test_fused_clap(tmp_path):

@@ -15,8 +15,18 @@ POSITIONS = 512  # of texts. Longer texts get more.
 STAGES = 4  # of networks whose feature maps shrink
 
 
+# Rotary positions turn parts of each head.
+_MULTIPLE_OF_HEAD = {"modernbert": 2, "dinov3": 4}
+
+
 def random_settings(family: str, config: ModelConfig, shapes: InputShapes) -> dict[str, Any]:
     """The values of the configuration. The others are those of the published architecture."""
+    head, multiple = config.width // config.num_heads, _MULTIPLE_OF_HEAD.get(family, 1)
+    if head % multiple:
+        raise ConfigError(
+            f"model.width {config.width} / model.num_heads {config.num_heads} is {head}, and "
+            f"random:{family} needs a multiple of {multiple}. Change one"
+        )
     match FAMILIES[family].reads:
         case "tokens":
             return _of_text(family, config, shapes)
