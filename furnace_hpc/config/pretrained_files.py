@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from furnace_hpc.config.encoder_families import FAMILIES, Family, family_of, is_trained
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.sections.model import ModelConfig
 
@@ -54,14 +55,83 @@ def check_pretrained(configs: Iterable[ModelConfig], may_lack: bool = False) -> 
 
 
 def _named_weights(configs: Iterable[ModelConfig]) -> set[tuple[str, str]]:
-    """(key, name) of all weights, such as ("text_weights", "bert-base-uncased")."""
+    """(key, name) of all weights, such as ("text_weights", "bert-base-uncased").
+
+    The key of a trained encoder is "text.encoder".
+    """
     named = set()
     for config in configs:
         for modality in config.modalities:
-            key = f"{modality}_weights"
-            if name := getattr(config, key, None):  # numbers have no trained weights
-                named.add((key, name))
+            section = getattr(config, modality, None)  # numbers have no trained weights
+            if name := getattr(config, f"{modality}_weights", None):
+                named.add((f"{modality}_weights", name))
+            elif section and section.encoder and is_trained(section.encoder):
+                named.add((f"{modality}.encoder", section.encoder))
     return named
+
+
+def check_encoder(modality: str, name: str, content: dict[str, Any] | None = None) -> Family:
+    """Find the family of a trained encoder by its config.json.
+
+    Args:
+        modality: what the encoder is to read.
+        name: folder or name in the hub's cache.
+        content: of config.json. None reads the file.
+
+    Raises:
+        ConfigError: config.json cannot be read, or describes no encoder of this modality.
+    """
+    key = f"{modality}.encoder"
+    if content is None:
+        content = _read_config(key, name)
+    found = content.get("model_type")
+    family = family_of(modality, found) if isinstance(found, str) else None
+    if family is None:
+        raise _error(key, name, *_wrong_family(modality, found))
+    architectures = content.get("architectures") or []
+    if not _is_list_of_text(architectures):
+        got = f"architectures in {CONFIG} is {_short(architectures)}, wanted a list of text"
+        raise _error(key, name, got, "Correct it")
+    stem = re.sub("(Text|Vision|Audio)?(Model|Encoder)$", "", family.network)
+    for one in architectures:
+        match = _CLASS.fullmatch(one)
+        if match and not match[1].startswith(stem):
+            raise _error(
+                key,
+                name,
+                f"model_type {found!r} and architectures {_short(one)} of {CONFIG} contradict each "
+                f"other",
+                "Choose other weights, or correct the wrong one",
+            )
+    return family
+
+
+def _wrong_family(modality: str, found: object) -> tuple[str, str]:
+    """The problem and its fix, if a model_type has no encoder of the modality."""
+    supported = [family for family in FAMILIES.values() if family.modality == modality]
+    types = ", ".join(sorted({name for family in supported for name in family.model_types}))
+    choose = f"Choose weights of one of these: {types}"
+    if found is None:
+        return f"{CONFIG} has no model_type", choose
+    others = [family for family in FAMILIES.values() if found in family.model_types]
+    if others:
+        is_a = " or ".join(family.label for family in others)
+        keys = " or ".join(f"model.{family.modality}.encoder" for family in others)
+        problem = f"model_type {_short(found)} is {is_a}, which does not encode {modality}"
+        return problem, f"Use it for {keys}, or choose other weights"
+    return f"model_type {_short(found)} is not a supported {modality} encoder", choose
+
+
+def weight_names(name: str) -> list[str]:
+    """Names of all weights in the safetensors files, from their headers."""
+    found = [path for file in WEIGHTS if (path := find_file(name, file))]
+    if not found:
+        return []
+    if found[0].name != WEIGHTS[0]:
+        return list(json.loads(found[0].read_bytes())["weight_map"])
+    with found[0].open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return [key for key in header if key != "__metadata__"]
 
 
 def check_kind(key: str, name: str) -> None:
@@ -147,8 +217,10 @@ def _check(key: str, name: str, may_lack: bool) -> None:
     found = [path for file in WEIGHTS if (path := find_file(name, file))]
     if not may_lack and not (found and has_config):
         raise not_found(key, name)
-    if has_config:
+    if has_config and key in KINDS:
         check_kind(key, name)
+    elif has_config:
+        check_encoder(key.removesuffix(".encoder"), name)
     if not found:
         return
     parts = found[:1]

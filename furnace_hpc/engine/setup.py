@@ -65,6 +65,8 @@ def set_up(
     watchdog.heartbeat("building the model")
     model = _build_model(config, columns.manifest)
     initial_weights = set_initial_weights(model, config, folder, processes, watchdog.heartbeat)
+    if processes.is_rank_zero:
+        _print_left_out(model)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     flops = _count_flops(model, config, columns.manifest, folder, processes)
     if config.compile:
@@ -178,6 +180,14 @@ def _build_model(config: TrainConfig, manifest: Manifest) -> FusionModel:
     seed_everything(config.training_seed)
     shapes = InputShapes.of(manifest)
     return FusionModel(config.model, shapes, num_classes, config.loss, config.ordinal_tasks)
+
+
+def _print_left_out(model: FusionModel) -> None:
+    """Print which weights in the files of trained encoders are not used."""
+    for encoder in model.encoders.values():
+        if left_out := getattr(encoder, "left_out", ""):
+            with suppress(OSError):  # the log may be on a full disk
+                print(f"{encoder.about}: weights that are not used: {left_out}", flush=True)
 
 
 def _open_readers(

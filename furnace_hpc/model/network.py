@@ -67,9 +67,9 @@ class FusionModel(nn.Module):
         """Recompute attention blocks in backward instead of keeping their activations."""
         self.checkpoint = checkpoint
         for module in self.modules():
-            # only models of transformers have it
-            if enable := getattr(module, "activation_checkpointing_enable", None):
-                enable({"use_reentrant": False})
+            # Only models of transformers have it. Some have no layers that can be recomputed.
+            if getattr(module, "supports_gradient_checkpointing", False):
+                cast(Any, module).activation_checkpointing_enable({"use_reentrant": False})
 
     def forward(
         self,

@@ -4,7 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from furnace_hpc.config.base import Config, ModalityName, no_duplicates
+from furnace_hpc.config.base import ADDED_LATER, Config, ModalityName, no_duplicates
+from furnace_hpc.config.encoder_families import RANDOM, families_of
+from furnace_hpc.config.errors import nearest
+from furnace_hpc.config.sections.encoder import EncoderConfig
 
 
 class ModelConfig(Config):
@@ -69,6 +72,15 @@ class ModelConfig(Config):
     audio_weights: str | None = Field(
         default=None, description="a trained audio spectrogram transformer, likewise"
     )
+    text: EncoderConfig | None = Field(
+        default=None, json_schema_extra=ADDED_LATER, description="encoder of the texts"
+    )
+    image: EncoderConfig | None = Field(
+        default=None, json_schema_extra=ADDED_LATER, description="encoder of the images"
+    )
+    audio: EncoderConfig | None = Field(
+        default=None, json_schema_extra=ADDED_LATER, description="encoder of the sounds"
+    )
     dropout: float = Field(
         default=0.1, ge=0, lt=1, description="dropout of features in encoders and fusion layers"
     )
@@ -110,4 +122,23 @@ class ModelConfig(Config):
                 "audio_weights are for an audio spectrogram transformer. Add audio_encoder: "
                 "transformer"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _encoders(self) -> "ModelConfig":
+        for modality in ("text", "image", "audio"):
+            section = getattr(self, modality)
+            if section is None or section.encoder is None:
+                continue
+            for key in (f"{modality}_encoder", f"{modality}_weights"):
+                field = type(self).model_fields.get(key)
+                if field and getattr(self, key) != field.default:
+                    raise ValueError(
+                        f"{modality}.encoder and {key} both choose the encoder. Remove one of them"
+                    )
+            family, known = section.encoder.removeprefix(RANDOM), families_of(modality)
+            if family != section.encoder and family not in known:
+                raise ValueError(
+                    f"{modality}.encoder is {RANDOM}{family}; {nearest(family, known)}"
+                )
         return self

@@ -2,8 +2,18 @@
 
 from torch import nn
 
+from furnace_hpc.config.encoder_families import FAMILIES, RANDOM
+from furnace_hpc.config.pretrained_files import check_encoder
 from furnace_hpc.config.sections.model import ModelConfig
 from furnace_hpc.model.encoders.convolutions import AudioEncoder, ImageEncoder
+from furnace_hpc.model.encoders.hub_images import HubImageEncoder
+from furnace_hpc.model.encoders.hub_sounds import (
+    ClapEncoder,
+    PatchEncoder,
+    WaveformEncoder,
+    WhisperEncoder,
+)
+from furnace_hpc.model.encoders.hub_text import HubTextEncoder
 from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.encoders.numbers import NumberEncoder
 from furnace_hpc.model.encoders.transformers import (
@@ -19,6 +29,9 @@ def make_encoder(name: str, config: ModelConfig, shapes: InputShapes) -> nn.Modu
     Raises:
         ConfigError: trained weights are missing or do not fit the data.
     """
+    section = getattr(config, name, None)
+    if section and section.encoder:
+        return _named_encoder(name, section.encoder, config, shapes)
     match name, config.image_encoder, config.audio_encoder:
         case "text", _, _:
             return TextEncoder(config, shapes)
@@ -33,3 +46,26 @@ def make_encoder(name: str, config: ModelConfig, shapes: InputShapes) -> nn.Modu
         case "numbers", _, _:
             return NumberEncoder(shapes.numbers, config.width, config.feedforward, config.dropout)
     raise ValueError(f"no encoder for modality {name!r}")
+
+
+def _named_encoder(
+    modality: str, encoder: str, config: ModelConfig, shapes: InputShapes
+) -> nn.Module:
+    """Make the encoder that the key `encoder` names: `random:FAMILY`, a folder or a hub name."""
+    if encoder.startswith(RANDOM):
+        family = FAMILIES[encoder.removeprefix(RANDOM)]
+    else:
+        family = check_encoder(modality, encoder, shapes.architectures.get(modality))
+    match family.reads:
+        case "tokens":
+            return HubTextEncoder(config, shapes)
+        case "pixels":
+            return HubImageEncoder(config, shapes)
+        case "patches":
+            return PatchEncoder(config, shapes)
+        case "whisper":
+            return WhisperEncoder(config, shapes)
+        case "clap":
+            return ClapEncoder(config, shapes)
+        case "waveform":
+            return WaveformEncoder(config, shapes)

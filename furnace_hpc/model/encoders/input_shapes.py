@@ -18,6 +18,7 @@ class InputShapes:
     audio_coefficients: int
     image_size: tuple[int, int] = (32, 32)
     audio_frames: int = 32
+    """Frames of a sound. Of waveforms, which have 0 coefficients, it is the number of samples."""
     text_tokens: int = 0
     numbers: int = 0
     """Columns of the modality `numbers`."""
@@ -36,12 +37,12 @@ class InputShapes:
         """The shapes of a packed data set. Those of a missing modality are 0."""
         shapes = {name: column.shape for name, column in manifest.columns.items()}
         channels, height, width = shapes.get("image", (0, 0, 0))[-3:]
-        coefficients, frames = shapes.get("audio", (0, 0))
+        *bands, frames = shapes.get("audio", (0, 0))
         return cls(
             vocab_size=manifest.vocab_size or 0,
             pad_id=manifest.pad_id,
             image_channels=channels,
-            audio_coefficients=coefficients,
+            audio_coefficients=bands[0] if bands else 0,
             image_size=(height, width),
             audio_frames=frames,
             text_tokens=shapes.get("text", (0,))[0],

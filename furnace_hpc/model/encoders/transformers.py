@@ -19,6 +19,7 @@ from furnace_hpc.model.encoders.weights import (
     check_at_most,
     check_exactly,
     check_vocabulary,
+    described,
     dropout_of,
     load_trained,
 )
@@ -36,16 +37,11 @@ class TextEncoder(nn.Module):
         if config.text_weights:
             self.bert = load_trained(BertModel, "text", config, shapes.architectures)
             limits = self.bert.config
-            check_at_most("text_weights", config, "token ids", shapes.vocab_size, limits.vocab_size)
-            check_at_most(
-                "text_weights",
-                config,
-                "tokens per text",
-                shapes.text_tokens,
-                limits.max_position_embeddings,
-            )
+            about, positions = described("text_weights", config), limits.max_position_embeddings
+            check_at_most(about, "token ids", shapes.vocab_size, limits.vocab_size)
+            check_at_most(about, "tokens per text", shapes.text_tokens, positions)
             if "text" not in shapes.architectures:
-                check_vocabulary(config.text_weights, shapes.vocabulary)
+                check_vocabulary(about, config.text_weights, shapes.vocabulary)
         else:
             text = BertConfig(
                 vocab_size=shapes.vocab_size,
@@ -88,7 +84,8 @@ class VisionTransformer(nn.Module):
         if config.image_weights:
             self.vit = load_trained(ViTModel, "image", config, shapes.architectures)
             wanted = self.vit.config.num_channels
-            check_exactly("image_weights", config, "channels", shapes.image_channels, wanted)
+            about = described("image_weights", config)
+            check_exactly(about, "channels", shapes.image_channels, wanted)
         else:
             image = ViTConfig(
                 image_size=max(config.image_patch, min(shapes.image_size)),
@@ -117,10 +114,9 @@ class AudioTransformer(nn.Module):
         if config.audio_weights:
             self.ast = load_trained(ASTModel, "audio", config, shapes.architectures)
             limits = self.ast.config
-            check_at_most("audio_weights", config, "frames", shapes.audio_frames, limits.max_length)
-            check_exactly(
-                "audio_weights", config, "bands", shapes.audio_coefficients, limits.num_mel_bins
-            )
+            about = described("audio_weights", config)
+            check_at_most(about, "frames", shapes.audio_frames, limits.max_length)
+            check_exactly(about, "bands", shapes.audio_coefficients, limits.num_mel_bins)
         else:
             patch = min(config.audio_patch, shapes.audio_coefficients)
             audio = ASTConfig(
@@ -140,22 +136,9 @@ class AudioTransformer(nn.Module):
 
         The first two tokens are the AST's own: CLS and distillation.
         """
-        settings = self.ast.config
         x_BTC = audio_BCT.transpose(1, 2).to(self.ast.embeddings.cls_token.dtype)
-        valid_BT = length_mask(length_B, x_BTC.shape[1], x_BTC)
-        x_BTC = torch.where(valid_BT.unsqueeze(2), x_BTC, torch.zeros_like(x_BTC))
-        # A negative number cuts off padding.
-        missing = settings.max_length - x_BTC.shape[1]
-        x_BTC = functional.pad(x_BTC, (0, 0, 0, missing))
-        valid_BT = functional.pad(valid_BT, (0, missing))
-        # A patch is valid if its first frame is. The AST orders patches by band, then by time.
-        last_start = settings.max_length - settings.patch_size
-        bands = (settings.num_mel_bins - settings.patch_size) // settings.frequency_stride + 1
-        patches_BT = valid_BT[:, : last_start + 1 : settings.time_stride].repeat(1, bands)
-        mask_BT = functional.pad(patches_BT, (2, 0), value=True)
-        attention_mask = None
-        if length_B is not None or missing > 0:
-            attention_mask = _attention_mask(self.ast, mask_BT)
+        x_BTC, mask_BT, is_padded = frames_and_mask(x_BTC, length_B, self.ast.config, clear=True)
+        attention_mask = _attention_mask(self.ast, mask_BT) if is_padded else None
         tokens_BTD = self.ast(x_BTC, attention_mask=attention_mask).last_hidden_state
         return self.project(tokens_BTD), mask_BT
 
@@ -169,6 +152,32 @@ def token_types(network: Any, mask_BT: Tensor, second_B: Tensor | None) -> Tenso
         return None
     position_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
     return ((position_T >= second_B.unsqueeze(1)) & mask_BT).long()
+
+
+def frames_and_mask(
+    x_BTC: Tensor, length_B: Tensor | None, settings: Any, clear: bool
+) -> tuple[Tensor, Tensor, bool]:
+    """The frames that an AST takes, the mask of its tokens, and whether there may be padding.
+
+    Args:
+        x_BTC: frames.
+        length_B: valid frames. None if all are.
+        settings: the configuration of the AST.
+        clear: whether zeros replace the frames of the padding.
+    """
+    valid_BT = length_mask(length_B, x_BTC.shape[1], x_BTC)
+    if clear:
+        x_BTC = torch.where(valid_BT.unsqueeze(2), x_BTC, torch.zeros_like(x_BTC))
+    # A negative number cuts off padding.
+    missing = settings.max_length - x_BTC.shape[1]
+    x_BTC = functional.pad(x_BTC, (0, 0, 0, missing))
+    valid_BT = functional.pad(valid_BT, (0, missing))
+    # A patch is valid if its first frame is. The AST orders patches by band, then by time.
+    last_start = settings.max_length - settings.patch_size
+    bands = (settings.num_mel_bins - settings.patch_size) // settings.frequency_stride + 1
+    patches_BT = valid_BT[:, : last_start + 1 : settings.time_stride].repeat(1, bands)
+    mask_BT = functional.pad(patches_BT, (2, 0), value=True)
+    return x_BTC, mask_BT, length_B is not None or missing > 0
 
 
 def _attention_mask(network: Any, mask_BT: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.pretrained_files import CONFIG, check_kind, not_found
 from furnace_hpc.config.sections.model import ModelConfig
 from furnace_hpc.data.decode.tokenizer import shipped_vocabulary
+from furnace_hpc.model.encoders.hub import HubEncoder
 
 # Attribute of an encoder that holds the transformers model.
 INNER_MODELS = {"text": "bert", "image": "vit", "audio": "ast"}
@@ -20,10 +21,14 @@ INNER_MODELS = {"text": "bert", "image": "vit", "audio": "ast"}
 def architectures(encoders: nn.ModuleDict, config: ModelConfig) -> dict[str, dict[str, Any]]:
     """Modality -> transformers' configuration of each encoder that started from trained weights."""
     found = {}
-    for name, attribute in INNER_MODELS.items():
-        if name in encoders and getattr(config, f"{name}_weights"):
-            settings = getattr(encoders[name], attribute).config
-            found[name] = json.loads(settings.to_json_string(use_diff=False))
+    for name, encoder in encoders.items():
+        if isinstance(encoder, HubEncoder):
+            network = None if encoder.is_random else encoder.network
+        else:
+            trained = name in INNER_MODELS and getattr(config, f"{name}_weights")
+            network = getattr(encoder, INNER_MODELS[name]) if trained else None
+        if network is not None:
+            found[name] = json.loads(network.config.to_json_string(use_diff=False))
     return found
 
 
@@ -103,7 +108,7 @@ def dropout_of(config: ModelConfig) -> dict[str, float]:
     return {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": 0.0}
 
 
-def check_vocabulary(name: str, packed: str | None) -> None:
+def check_vocabulary(about: str, name: str, packed: str | None) -> None:
     """Raise ConfigError if the tokenizer of the weights and that of the data have different words.
 
     A token id would then mean one word in the data and another in the weights. An unknown
@@ -112,26 +117,31 @@ def check_vocabulary(name: str, packed: str | None) -> None:
     shipped = shipped_vocabulary(name)
     if shipped and packed and shipped != packed:
         raise ConfigError(
-            f"model.text_weights {name!r} has a tokenizer with vocabulary {shipped}, but the data "
+            f"{about} has a tokenizer with vocabulary {shipped}, but the data "
             f"set was packed with vocabulary {packed}, whose ids mean other words. "
             f"Pack it with --tokenizer {name}, or choose other weights"
         )
 
 
-def check_at_most(key: str, config: ModelConfig, what: str, found: int, limit: int) -> None:
-    """Raise ConfigError if the data set has more of something than trained weights accept."""
+def described(key: str, config: ModelConfig) -> str:
+    """The weights of a key, for messages."""
+    return f"model.{key} {getattr(config, key)!r}"
+
+
+def check_at_most(about: str, what: str, found: int, limit: int) -> None:
+    """Raise ConfigError if the data set has more of something than an encoder accepts."""
     if found > limit:
-        raise _misfit(key, config, f"at most {limit} {what}", found)
+        raise _misfit(about, f"at most {limit} {what}", found)
 
 
-def check_exactly(key: str, config: ModelConfig, what: str, found: int, wanted: int) -> None:
-    """Raise ConfigError unless the data set has as much of something as trained weights need."""
+def check_exactly(about: str, what: str, found: int, wanted: int) -> None:
+    """Raise ConfigError unless the data set has as much of something as an encoder needs."""
     if found != wanted:
-        raise _misfit(key, config, f"exactly {wanted} {what}", found)
+        raise _misfit(about, f"exactly {wanted} {what}", found)
 
 
-def _misfit(key: str, config: ModelConfig, wanted: str, found: int) -> ConfigError:
+def _misfit(about: str, wanted: str, found: int) -> ConfigError:
     return ConfigError(
-        f"model.{key} {getattr(config, key)!r} takes {wanted}, and the data set has {found}. "
+        f"{about} takes {wanted}, and the data set has {found}. "
         f"Choose other weights, or pack the data for these"
     )
