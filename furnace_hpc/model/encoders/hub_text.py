@@ -11,6 +11,7 @@ from furnace_hpc.config.sections.model import ModelConfig
 from furnace_hpc.model.encoders.convolutions import length_mask
 from furnace_hpc.model.encoders.hub import HubEncoder
 from furnace_hpc.model.encoders.input_shapes import InputShapes
+from furnace_hpc.model.encoders.transformers import token_types
 from furnace_hpc.model.encoders.weights import check_at_most, check_vocabulary
 
 
@@ -43,8 +44,14 @@ class HubTextEncoder(HubEncoder):
             first = settings.pad_token_id + self.family.first_position
         return int(settings.max_position_embeddings) - first
 
-    def forward(self, text_BT: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Turn token ids into (tokens [B, T, D], mask [B, T])."""
+    def forward(
+        self, text_BT: Tensor, length_B: Tensor | None, second_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Turn token ids into (tokens [B, T, D], mask [B, T]).
+
+        Of text pairs `second_B` is the place of the second text's first token. Encoders with token
+        types use it.
+        """
         if self.family.mask == "none":
             missing = self.network.config.max_position_embeddings - text_BT.shape[1]
             text_BT = functional.pad(text_BT, (0, missing), value=self.pad_id)
@@ -54,7 +61,9 @@ class HubTextEncoder(HubEncoder):
         attention_mask = None
         if length_B is not None:
             attention_mask = self._attention_mask(mask_BT)
-        output = self.network(input_ids=text_BT, attention_mask=attention_mask)
+        types = token_types(self.network, mask_BT, second_B)
+        pairs = {} if types is None else {"token_type_ids": types}
+        output = self.network(input_ids=text_BT, attention_mask=attention_mask, **pairs)
         return self.project(output.last_hidden_state), mask_BT
 
     def _attention_mask(self, mask_BT: Tensor) -> Any:
