@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -28,12 +29,19 @@ def faults(path: Path) -> Iterator[str]:
     is_test = place.parts[0] == "tests"
     if text.count("\n") > LONGEST_FILE:
         yield f"{place}:1: {text.count(chr(10))} lines, at most {LONGEST_FILE}"
-    for node in ast.walk(ast.parse(text)):
+    for node in _nodes(path, text):
         for fault in _faults_of(node, is_test):
             yield f"{place}:{node.lineno}: {fault}"
     for number, line in enumerate(text.splitlines(), 1):
         if path.name not in EXEMPT and (found := PRIVATE.search(line)):
             yield f"{place}:{number}: the word {found.group()!r}"
+
+
+@cache
+def _nodes(path: Path, text: str) -> list[ast.AST]:
+    """The nodes that the rules look at."""
+    kinds = (*FUNCTIONS, *COMPREHENSIONS, ast.IfExp)
+    return [node for node in ast.walk(ast.parse(text, path)) if isinstance(node, kinds)]
 
 
 def _faults_of(node: ast.AST, is_test: bool) -> Iterator[str]:
@@ -62,7 +70,8 @@ def _faults_of_function(
 def conditional_expressions(paths: list[Path]) -> float:
     """Conditional expressions per 1,000 lines."""
     texts = [path.read_text(encoding="utf-8") for path in paths]
-    found = sum(isinstance(node, ast.IfExp) for text in texts for node in ast.walk(ast.parse(text)))
+    pairs = zip(paths, texts, strict=True)
+    found = sum(isinstance(node, ast.IfExp) for pair in pairs for node in _nodes(*pair))
     return 1000 * found / max(1, sum(text.count("\n") for text in texts))
 
 
