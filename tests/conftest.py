@@ -28,7 +28,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # sets, in up to a second of a core.
 DECODERS = ("furnace_hpc.data.packing.rendering", "furnace_hpc.data.decode.images")
 DECODERS += ("furnace_hpc.data.decode.audio", "librosa.feature.spectral", "soundfile")
-DECODERS += ("furnace_hpc.data.table.plan", "furnace_hpc.data.sets.tridigits.pack")
+DECODERS += ("furnace_hpc.data.table.cells", "furnace_hpc.data.table.plan")
+DECODERS += ("furnace_hpc.data.sets.tridigits.pack",)
 DECODERS += ("furnace_hpc.data.sets.mmimdb_hdf5", "furnace_hpc.data.sets.audioset")
 set_preload = forkserver.set_forkserver_preload
 forkserver.set_forkserver_preload = lambda names: set_preload([*names, *DECODERS])

@@ -38,7 +38,11 @@ NEED_TORCH = ("pack", "predict")
 HEAVY = ("torch", "sklearn.datasets", "librosa", "soundfile", "transformers.models.bert")
 HEAVY += ("furnace_hpc.data.packing.pack", "furnace_hpc.inference.predictor")
 HEAVY += ("furnace_hpc.data.packing.rendering", "librosa.feature.spectral")
-HEAVY += ("furnace_hpc.data.table.plan", "furnace_hpc.data.sets.tridigits.pack")
+HEAVY += (
+    "furnace_hpc.data.table.cells",
+    "furnace_hpc.data.table.plan",
+    "furnace_hpc.data.sets.tridigits.pack",
+)
 HEAVY += ("furnace_hpc.data.sets.mmimdb_hdf5", "furnace_hpc.data.sets.audioset")
 # Python and its libraries read these when they start.
 AT_START = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "LD_", "HF_", "MPL", "NUMBA_", "DS_")
