@@ -56,6 +56,13 @@ FIRST += ("project", "launch")
 ALONE = ("test_local", "test_full_disk", "test_portable_bits", "test_gpu_check")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A test run that a test starts is no worker of the outer one."""
+    if not hasattr(config, "workerinput"):
+        for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"):
+            os.environ.pop(name, None)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the tests."""
     items.sort(key=lambda item: _place(item.path))
