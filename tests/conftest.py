@@ -1,12 +1,11 @@
 """Fixtures that several test files share."""
 
+import gc
 import os
-from collections.abc import Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-import forked_commands
 import pytest
 from end_with import end_with_this_process
 from hypothesis import HealthCheck, settings
@@ -15,6 +14,8 @@ from made_once import made_once
 from slurm_cluster import cluster, quiet  # noqa: F401  fixtures
 from xdist.scheduler import LoadScopeScheduling
 
+# Until all tests are collected. All that is made before stays until the end.
+gc.disable()
 ENDS = end_with_this_process()
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 # Otherwise every rank compiles torch and DeepSpeed.
@@ -22,10 +23,14 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Several ranks share two cores. One thread also gives the same bits on every machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# The fork server of multiprocessing starts once per worker. Without these, a test that comes later
-# with other decoders would wait seconds for the imports of each of its processes.
+# The fork server of multiprocessing starts once per worker, with what its first user names. Without
+# these, each process of later tests would import other decoders, and the modules of other data
+# sets, in up to a second of a core.
 DECODERS = ("furnace_hpc.data.packing.rendering", "furnace_hpc.data.decode.images")
 DECODERS += ("furnace_hpc.data.decode.audio", "librosa.feature.spectral", "soundfile")
+DECODERS += ("furnace_hpc.data.table.cells", "furnace_hpc.data.table.plan")
+DECODERS += ("furnace_hpc.data.sets.tridigits.pack",)
+DECODERS += ("furnace_hpc.data.sets.mmimdb_hdf5", "furnace_hpc.data.sets.audioset")
 set_preload = forkserver.set_forkserver_preload
 forkserver.set_forkserver_preload = lambda names: set_preload([*names, *DECODERS])
 
@@ -51,9 +56,22 @@ FIRST += ("project", "launch")
 ALONE = ("test_local", "test_full_disk", "test_portable_bits", "test_gpu_check")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A test run that a test starts is no worker of the outer one."""
+    if not hasattr(config, "workerinput"):
+        for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"):
+            os.environ.pop(name, None)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the tests."""
     items.sort(key=lambda item: _place(item.path))
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage, from now on."""
+    gc.freeze()
+    gc.enable()
 
 
 def _place(path: Path) -> int:
@@ -87,13 +105,6 @@ def _nothing_stays_mounted(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What a test mounts below its own folder is unmounted, however the tests end."""
     ENDS.write(bytes(tmp_path_factory.getbasetemp()))
     ENDS.flush()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _servers_end() -> Iterator[None]:
-    """The servers of forked commands end with the tests."""
-    yield
-    forked_commands.end()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import soundfile
+from image_files import bomb
 from PIL import Image
 
 from furnace_hpc.data.decode.audio import SoundKnobs, read_sound, read_wave
@@ -101,7 +102,7 @@ def test_unusable_images_have_a_reason(picture, tmp_path, content, reason):
 
 
 def test_a_decompression_bomb_is_refused(tmp_path):
-    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    (tmp_path / "bomb.png").write_bytes(bomb())
     with pytest.raises(Unusable, match="decompression bomb"):
         read_image(tmp_path / "bomb.png", SMALL)
 

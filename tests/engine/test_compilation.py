@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-import torch._dynamo
 from make import make_inputs, make_model
 
 from furnace_hpc.config.errors import ConfigError
@@ -18,7 +17,10 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """A process in which the start has turned the compiler off."""
+    """A process in which the start has turned the compiler off.
+
+    torch imports torch._dynamo here, which takes two seconds.
+    """
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     with torch._dynamo.config.patch(recompile_limit=8, accumulated_recompile_limit=256):
         yield monkeypatch

@@ -2,7 +2,6 @@
 
 import socket
 
-import deepspeed
 import pytest
 import step_work
 import torch
@@ -99,6 +98,8 @@ def test_without_a_route_nothing_is_set(node):
 
 def test_the_interface_is_chosen_before_any_group(monkeypatch):
     """Without a GPU the training itself uses gloo."""
+    import deepspeed
+
     calls: list[str] = []
 
     def note(name: str):

@@ -38,6 +38,7 @@ class Engine:
 def started(folder: Path, data: Path, monkeypatch, **changes) -> tuple[RunContext, float]:
     """A run that is set up, and the first number that its dropout draws."""
     monkeypatch.setattr(setup, "build_engine", lambda model, config, processes: Engine(model))
+    monkeypatch.setattr(setup, "_count_flops", lambda *_: None)  # it takes a second
     spec = RunSpec(
         grid="study",
         variant="base",
@@ -59,8 +60,8 @@ def order(context: RunContext) -> list[list[int]]:
         return [batch.rows.tolist() for step in range(3) for batch in batches.of_step(step)]
 
 
-@pytest.fixture
-def runs(tmp_path, small_data, monkeypatch) -> dict[str, tuple[RunContext, float]]:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, small_data) -> dict[str, tuple[RunContext, float]]:
     """Row base on packs a and b, and row full on pack a. All have seed 1."""
     wanted = {
         "base on a": {"pack_seed": pack_seed("a")},
@@ -68,10 +69,12 @@ def runs(tmp_path, small_data, monkeypatch) -> dict[str, tuple[RunContext, float
         "base on b": {"pack_seed": pack_seed("b")},
         "base alone": {},
     }
-    return {
-        name: started(tmp_path / name, small_data, monkeypatch, seed=1, **changes)
-        for name, changes in wanted.items()
-    }
+    place = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        return {
+            name: started(place / name, small_data, patch, seed=1, **changes)
+            for name, changes in wanted.items()
+        }
 
 
 def test_packs_differ_in_weights_dropout_and_order(runs):

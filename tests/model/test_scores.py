@@ -6,13 +6,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
-from sklearn import metrics as sklearn_metrics
-from torchmetrics.functional.classification import (
-    multiclass_f1_score,
-    multilabel_auroc,
-    multilabel_average_precision,
-    multilabel_f1_score,
-)
 
 from furnace_hpc.config.metrics import METRICS
 from furnace_hpc.model.scores import (
@@ -36,6 +29,9 @@ def multi_label(N: int = 400, C: int = 12, seed: int = 0) -> tuple[torch.Tensor,
 
 def test_multi_label_scores():
     """They agree with scikit-learn and torchmetrics."""
+    from sklearn import metrics as sklearn_metrics
+    from torchmetrics.functional import classification as torchmetrics
+
     logits, label = multi_label()
     scores = multi_label_scores(logits, label, 0.4)
     probability, truth, both = logits.double().sigmoid(), label.int(), slice(2, None)
@@ -44,8 +40,8 @@ def test_multi_label_scores():
         expected = sklearn_metrics.f1_score(truth, predicted, average=name, zero_division=0)
         assert scores[f"f1_{name}"] == pytest.approx(expected, abs=1e-12), name
     for name in ("micro", "macro", "weighted"):
-        other = multilabel_f1_score(probability, truth, 12, threshold=0.4, average=name)
-        assert scores[f"f1_{name}"] == pytest.approx(other.item(), abs=1e-6), name
+        f1 = torchmetrics.multilabel_f1_score(probability, truth, 12, threshold=0.4, average=name)
+        assert scores[f"f1_{name}"] == pytest.approx(f1.item(), abs=1e-6), name
     assert scores["classes_scored"] == 10
     precision = sklearn_metrics.average_precision_score(
         truth[:, both], probability[:, both], average="macro"
@@ -55,10 +51,11 @@ def test_multi_label_scores():
     assert scores["auc"] == pytest.approx(auc, abs=1e-12)
     assert scores["d_prime"] == pytest.approx(math.sqrt(2) * norm.ppf(auc), abs=1e-9)
     assert scores["map"] == pytest.approx(
-        multilabel_average_precision(probability[:, both], truth[:, both], 10).item(), abs=1e-5
+        torchmetrics.multilabel_average_precision(probability[:, both], truth[:, both], 10).item(),
+        abs=1e-5,
     )
     assert scores["auc"] == pytest.approx(
-        multilabel_auroc(probability[:, both], truth[:, both], 10).item(), abs=1e-5
+        torchmetrics.multilabel_auroc(probability[:, both], truth[:, both], 10).item(), abs=1e-5
     )
     assert scores["loss"] == pytest.approx(
         sklearn_metrics.log_loss(label.flatten(), probability.flatten()), abs=1e-9
@@ -71,6 +68,9 @@ def test_single_label_scores():
 
     Classes 7 to 9 are never true, and class 9 is never predicted.
     """
+    from sklearn import metrics as sklearn_metrics
+    from torchmetrics.functional import classification as torchmetrics
+
     generator = torch.Generator().manual_seed(0)
     logits, label = (
         torch.randn(300, 10, generator=generator),
@@ -87,7 +87,7 @@ def test_single_label_scores():
         expected = sklearn_metrics.f1_score(label, predicted, average=name, zero_division=0)
         assert scores[f"f1_{name}"] == pytest.approx(expected, abs=1e-12)
         assert scores[f"f1_{name}"] == pytest.approx(
-            multiclass_f1_score(logits, label, 10, average=name).item(), abs=1e-6
+            torchmetrics.multiclass_f1_score(logits, label, 10, average=name).item(), abs=1e-6
         )
     assert set(scores) == set(METRICS["single_label"])
 

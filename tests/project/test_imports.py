@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from login_study import command, pack, write_grid
+from login_study import command, pack, without_controller, write_grid
 
 import furnace_hpc
 
@@ -150,6 +150,7 @@ def test_a_dry_run_loads_no_numpy_and_nothing_heavy(tmp_path, cluster):
     done = subprocess.run(
         [sys.executable, "-c", code, cluster],
         cwd=tmp_path,
+        env=without_controller(tmp_path),
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,12 +1,12 @@
 """The content of the wheel, and names that are found in it outside of a clone."""
 
-import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from login_study import without_controller
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,7 +68,8 @@ def test_a_shipped_grid_is_found_from_an_empty_folder(wheel: Path, tmp_path: Pat
         "a100",
         "--dry-run",
     ]
-    environment = os.environ | {"PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
+    environment = without_controller(tmp_path)
+    environment |= {"PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
     done = subprocess.run(
         command, cwd=empty, env=environment, capture_output=True, text=True, timeout=60
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from image_files import chunk, encoded, picture, png
+from image_files import bomb, chunk, encoded, picture, png
 from PIL import Image
 
 Way = Callable[[Path], None]
@@ -46,11 +46,6 @@ def without_pixels() -> bytes:
     content = encoded(picture(), "PNG")
     at = content.index(b"IDAT") + 10
     return content[:at] + b"\xff\xff\xff\xff" + content[at + 4 :]
-
-
-def bomb() -> bytes:
-    """A picture of 400 million pixels in 50 kB."""
-    return encoded(Image.new("1", (20_000, 20_000)), "PNG")
 
 
 def not_finite() -> bytes:
@@ -89,7 +84,7 @@ IMAGES: dict[str, Way] = {
     "half a PPM": cut("PPM", 0.5),
     "damaged pixels": writes(without_pixels()),
     "no pixels": writes(png(0, 8, 2, [])),
-    "a bomb": writes(bomb()),
+    "a bomb": lambda path: writes(bomb())(path),
     "not finite": writes(not_finite()),
     "strips beyond the end": writes(far_strips()),
     "a palette without pixels": writes(

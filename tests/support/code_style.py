@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -25,15 +26,21 @@ def faults(path: Path) -> Iterator[str]:
     """What should be simpler in one Python file, as `file:line: fault`."""
     text = path.read_text(encoding="utf-8")
     place = path.relative_to(ROOT)
-    is_test = place.parts[0] == "tests"
     if text.count("\n") > LONGEST_FILE:
         yield f"{place}:1: {text.count(chr(10))} lines, at most {LONGEST_FILE}"
-    for node in ast.walk(ast.parse(text)):
-        for fault in _faults_of(node, is_test):
-            yield f"{place}:{node.lineno}: {fault}"
+    is_test = place.parts[0] == "tests"
+    yield from (f"{place}:{fault}" for fault in _read(text, is_test)[0])
     for number, line in enumerate(text.splitlines(), 1):
         if path.name not in EXEMPT and (found := PRIVATE.search(line)):
             yield f"{place}:{number}: the word {found.group()!r}"
+
+
+@cache
+def _read(text: str, is_test: bool) -> tuple[list[str], int]:
+    """Faults as `line: fault`, and the number of conditional expressions."""
+    nodes = list(ast.walk(ast.parse(text)))
+    found = [f"{node.lineno}: {fault}" for node in nodes for fault in _faults_of(node, is_test)]
+    return found, sum(isinstance(node, ast.IfExp) for node in nodes)
 
 
 def _faults_of(node: ast.AST, is_test: bool) -> Iterator[str]:
@@ -62,7 +69,10 @@ def _faults_of_function(
 def conditional_expressions(paths: list[Path]) -> float:
     """Conditional expressions per 1,000 lines."""
     texts = [path.read_text(encoding="utf-8") for path in paths]
-    found = sum(isinstance(node, ast.IfExp) for text in texts for node in ast.walk(ast.parse(text)))
+    places = [path.relative_to(ROOT) for path in paths]
+    found = sum(
+        _read(text, place.parts[0] == "tests")[1] for text, place in zip(texts, places, strict=True)
+    )
     return 1000 * found / max(1, sum(text.count("\n") for text in texts))
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import IO
 
 MARK = "TESTS_OF_FURNACE"  # no prefix that tests take out of the environment
+# In a worker of pytest-xdist: the token of the process that gives it tests.
+OUTER_TOKEN = os.environ.get(MARK, "")
 GRACE_S, INSTALL_S = 3, 240
 INSTALLERS = ("apt-get", "apt", "dpkg")  # half a package would be left
 

@@ -3,9 +3,11 @@
 The imports are most of the cost of a command: half a second to five seconds of a core. A forked
 command has its own process, streams, working directory, environment and exit code. It cannot show
 which modules a command loads, nor what Python reads at its start. Tests of these start Python.
+The workers of pytest-xdist share the servers.
 """
 
 import atexit
+import fcntl
 import gc
 import json
 import os
@@ -25,6 +27,8 @@ from multiprocessing import forkserver, util
 from pathlib import Path
 from typing import Any
 
+from end_with import MARK, OUTER_TOKEN
+
 PACKAGE = "furnace_hpc."
 COMMANDS = ("submit", "status", "cancel", "aggregate", "schema", "doctor")
 COMMANDS += ("export", "predict", "pack", "drill", "train", "new")
@@ -34,9 +38,16 @@ NEED_TORCH = ("pack", "predict")
 HEAVY = ("torch", "sklearn.datasets", "librosa", "soundfile", "transformers.models.bert")
 HEAVY += ("furnace_hpc.data.packing.pack", "furnace_hpc.inference.predictor")
 HEAVY += ("furnace_hpc.data.packing.rendering", "librosa.feature.spectral")
+HEAVY += (
+    "furnace_hpc.data.table.cells",
+    "furnace_hpc.data.table.plan",
+    "furnace_hpc.data.sets.tridigits.pack",
+)
+HEAVY += ("furnace_hpc.data.sets.mmimdb_hdf5", "furnace_hpc.data.sets.audioset")
 # Python and its libraries read these when they start.
 AT_START = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "LD_", "HF_", "MPL", "NUMBA_", "DS_")
 MOST_BYTES = 200_000
+RUN_OF_TESTS = "PYTEST_XDIST_TESTRUNUID"
 _servers: list["subprocess.Popen[bytes]"] = []
 
 
@@ -97,27 +108,41 @@ def _socket() -> socket.socket:
 
 @cache
 def _address(needs_torch: bool) -> str:
-    """Start a server, which ends with this process. Return its address."""
-    address = f"\0furnace-tests-{os.getpid()}-{int(needs_torch)}"
-    words = [sys.executable, __file__, address[1:], *(["torch"] if needs_torch else [])]
-    server = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    _servers.append(server)
-    assert server.stdout
-    assert server.stdout.readline() == b"ready\n"
+    """Return the address of a server. If no worker has started it, this one does.
+
+    It ends with the process that gives tests to the workers, or with this one if there are none.
+    """
+    is_worker = RUN_OF_TESTS in os.environ
+    name = os.environ.get(RUN_OF_TESTS) or str(os.getpid())
+    address = f"\0furnace-tests-{name}-{int(needs_torch)}"
+    environment = dict(os.environ)
+    if is_worker:
+        environment[MARK] = OUTER_TOKEN
+    owner = str(os.getppid() if is_worker else os.getpid())
+    words = [sys.executable, __file__, address[1:], owner, *(["torch"] if needs_torch else [])]
+    with Path(tempfile.gettempdir(), f"{address[1:]}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _answers(address):
+            kinds: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+            server = subprocess.Popen(words, env=environment, **kinds)
+            _servers.append(server)
+            assert server.stdout
+            assert server.stdout.readline() == b"ready\n"
+        Path(lock.name).unlink(missing_ok=True)
     return address
 
 
-def end() -> None:
-    """End the servers."""
-    for server in _servers:
-        server.communicate()
+def _answers(address: str) -> bool:
+    with _socket() as server:
+        return server.connect_ex(address) == 0
 
 
 # --- in the server ---
 
 
-def _serve(address: str, modules: tuple[str, ...]) -> dict[str, Any]:
-    """Answer requests until the tests end. Returns, in a new process, what that is to run."""
+def _serve(address: str, owner: int, modules: tuple[str, ...]) -> dict[str, Any]:
+    """Answer requests until the owner ends. Returns, in a new process, what that is to run."""
+    ended = os.pidfd_open(owner)
     listener = _socket()
     listener.bind("\0" + address)
     listener.listen(16)
@@ -129,12 +154,13 @@ def _serve(address: str, modules: tuple[str, ...]) -> dict[str, Any]:
     print("ready", flush=True)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that no ended process stays as a zombie
     while True:
-        if sys.stdin in select.select([listener, sys.stdin], [], [])[0]:
+        if ended in select.select([listener, ended], [], [])[0]:
             os._exit(0)
         connection, _ = listener.accept()
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             listener.close()
+            os.close(ended)
             return _start(connection)
         connection.close()
 
@@ -142,6 +168,8 @@ def _serve(address: str, modules: tuple[str, ...]) -> dict[str, Any]:
 def _start(connection: socket.socket) -> dict[str, Any]:
     """Return the request in a new process. This process tells how that one ended."""
     data, files, _, _ = socket.recv_fds(connection, MOST_BYTES, 2)
+    if not data:
+        os._exit(0)  # a worker asked whether there is a server
     if pid := os.fork():
         connection.send(str(pid).encode())
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -204,7 +232,7 @@ def _become(module: str, arguments: list[str], cwd: str, environment: dict, umas
 
 
 if __name__ == "__main__":
-    CODE = _become(**_serve(sys.argv[1], HEAVY if sys.argv[2:] else LIGHT))
+    CODE = _become(**_serve(sys.argv[1], int(sys.argv[2]), HEAVY if sys.argv[3:] else LIGHT))
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,16 @@ def png(width: int, bits: int, colour: int, rows: list[bytes], *others: bytes) -
     pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
     end = chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     return PNG_SIGNATURE + chunk(b"IHDR", header) + b"".join(others) + end
+
+
+@cache
+def bomb() -> bytes:
+    """A picture of 400 million pixels, one bit each, in 230 kB."""
+    packer, row = zlib.compressobj(1), bytes(1 + 20_000 // 8)
+    pixels = b"".join(packer.compress(row * 1000) for _ in range(20)) + packer.flush()
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return PNG_SIGNATURE + chunks
 
 
 def with_chunk(content: bytes, name: bytes, body: bytes) -> bytes:

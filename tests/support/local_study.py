@@ -27,7 +27,7 @@ variants: {variants}
 """
 
 
-STEPS = 160  # some seconds, so that signals find the ranks at work
+STEPS = 80  # some seconds, so that signals find the ranks at work
 TWO = ("--set", "resources.processes_per_node=2", "--set", "deepspeed=zero2")
 
 

@@ -35,6 +35,18 @@ GRID: dict[str, Any] = {
     "variants": {"base": {}, "full": {"loss.alpha": 0.5, "loss.beta": 0.3}},
 }
 LOCAL = ClusterProfile(name="local", executor="local")
+NO_CONTROLLER = "ClusterName=none\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\n"
+
+
+def without_controller(folder: Path) -> dict[str, str]:
+    """An environment in which Slurm's commands, if there are any, fail at once.
+
+    They would wait nine seconds for the controller of a cluster that is down, and ask one that is
+    up.
+    """
+    path = folder / "slurm.conf"
+    path.write_text(NO_CONTROLLER)
+    return dict(os.environ) | {"SLURM_CONF": str(path)}
 
 
 def grid(**changes: Any) -> Grid:

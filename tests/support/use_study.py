@@ -17,7 +17,6 @@ from furnace_hpc.data.decode.images import ImageKnobs
 from furnace_hpc.data.packing.pack import pack_files
 from furnace_hpc.data.packing.sample import PackPlan
 from furnace_hpc.data.sets.mmimdb import MovieKnobs, plan_raw
-from furnace_hpc.data.sets.tridigits.sample_files import write_samples
 from furnace_hpc.engine.deepspeed_engine import parameters_sha256
 from furnace_hpc.inference.export import export
 from furnace_hpc.model.encoders.input_shapes import InputShapes
@@ -116,6 +115,8 @@ def tridigits_model(tmp_path_factory: pytest.TempPathFactory, small_data: Path) 
 @pytest.fixture(name="samples", scope="session")
 def tridigits_samples(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
     """samples.jsonl of three test samples, their files beside it."""
+    from furnace_hpc.data.sets.tridigits.sample_files import write_samples
+
     make = partial(write_samples, small_data)
     return made_once(tmp_path_factory, "tridigits-samples", make) / "samples.jsonl"
 

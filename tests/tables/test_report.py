@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 from foreign_runs import table_of, wide_lines, write_csv
@@ -33,11 +34,16 @@ def browser():
         yield browser
 
 
-@pytest.fixture
-def page(browser, folder, tmp_path):
-    """The report, opened offline. A console message or a network request fails the test."""
-    path = tmp_path / "report.html"
+@pytest.fixture(scope="module")
+def path(folder) -> Path:
+    path = folder.path.with_name("report.html")
     path.write_text(to_html(table(folder)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def page(browser, path):
+    """The report, opened offline. A console message or a network request fails the test."""
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     messages: list[str] = []
     page.on("console", lambda message: messages.append(message.text))
@@ -45,7 +51,6 @@ def page(browser, folder, tmp_path):
     page.on("request", lambda request: messages.append(request.url))
     page.goto(path.as_uri())
     yield page
-    page.screenshot(path=tmp_path / "report.png", full_page=True)
     page.close()
     assert messages == [path.as_uri()]
 

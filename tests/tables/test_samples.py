@@ -7,6 +7,7 @@ import re
 import resource
 import struct
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -179,43 +180,48 @@ def with_size(content: bytes, size: int) -> bytes:
     return content[: at + 20] + struct.pack("<II", size, size) + content[at + 28 :]
 
 
-MANY = npz({f"{number}.npy": b"" for number in range(40_000)})
-BAD = {
-    "4e9 values": (npz({"x.npy": npy((4_000_000_000,))}), "x claims 32,000,000,000 bytes"),
+KINDS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "4e9 values": (
+        lambda: npz({"x.npy": npy((4_000_000_000,))}),
+        "x claims 32,000,000,000 bytes",
+    ),
     "4e9 in the zip too": (
-        with_size(npz({"x.npy": npy((200_000_000,))}), 1_600_000_000),
+        lambda: with_size(npz({"x.npy": npy((200_000_000,))}), 1_600_000_000),
         "can be read|Overlap|EOF|Bad",
     ),
-    "no npy": (npz({"x.npy": b"hello"}), "magic|EOF|not"),
-    "another name": (npz({"y.npy": npy((0,))}), "no array 'x'"),
+    "no npy": (lambda: npz({"x.npy": b"hello"}), "magic|EOF|not"),
+    "another name": (lambda: npz({"y.npy": npy((0,))}), "no array 'x'"),
     "a bomb": (
-        npz({"x.npy": npy((10_000_000,), data=bytes(80_000_000))}, zipfile.ZIP_DEFLATED),
+        lambda: npz({"x.npy": npy((10_000_000,), data=bytes(80_000_000))}, zipfile.ZIP_DEFLATED),
         "compressed",
     ),
     "objects": (
-        npz({"x.npy": npy((1,), "|O", b"cos\nsystem\n(S'true'\ntR.")}),
+        lambda: npz({"x.npy": npy((1,), "|O", b"cos\nsystem\n(S'true'\ntR.")}),
         "not an array of numbers",
     ),
-    "text": (npz({"x.npy": npy((1,), "<U1", b"abcd")}), "not an array of numbers"),
-    "negative": (npz({"x.npy": npy((-1,))}), "not an array of numbers"),
-    "too short": (npz({"x.npy": npy((2,), data=bytes(8))}), "claims 16 bytes, and 8 can"),
-    "nested": (npz({"x.npy": npy(()).replace(b"()", b"(" * 5000)}), "."),
-    "a list without end": (MANY, "too many members"),
-    "cut": (npz({"x.npy": npy((1,), data=bytes(8))})[:-5], "not an .npz file"),
-    "empty": (b"", "not an .npz file"),
-    "a plain npy": (npy((100,), data=bytes(800)), "not an .npz file"),
+    "text": (lambda: npz({"x.npy": npy((1,), "<U1", b"abcd")}), "not an array of numbers"),
+    "negative": (lambda: npz({"x.npy": npy((-1,))}), "not an array of numbers"),
+    "too short": (lambda: npz({"x.npy": npy((2,), data=bytes(8))}), "claims 16 bytes, and 8 can"),
+    "nested": (lambda: npz({"x.npy": npy(()).replace(b"()", b"(" * 5000)}), "."),
+    "a list without end": (
+        lambda: npz({f"{number}.npy": b"" for number in range(40_000)}),
+        "too many members",
+    ),
+    "cut": (lambda: npz({"x.npy": npy((1,), data=bytes(8))})[:-5], "not an .npz file"),
+    "empty": (lambda: b"", "not an .npz file"),
+    "a plain npy": (lambda: npy((100,), data=bytes(800)), "not an .npz file"),
     "a wrong sum": (
-        npz({"x.npy": npy((1,), data=bytes(8))}).replace(bytes(8), b"11111111", 1),
+        lambda: npz({"x.npy": npy((1,), data=bytes(8))}).replace(bytes(8), b"11111111", 1),
         "CRC",
     ),
 }
 
 
-@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_wrong_size_is_refused(tmp_path, kind):
     """The file is refused before memory is allocated."""
-    content, words = BAD[kind]
-    (tmp_path / "a.npz").write_bytes(content)
+    make, words = KINDS[kind]
+    (tmp_path / "a.npz").write_bytes(make())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ConfigError, match=words):
         read_arrays(tmp_path / "a.npz", ["x"])
@@ -270,8 +276,8 @@ def test_unreadable_predictions_exclude_one_run(tmp_path):
     for spec in runs:
         predict(finish(spec, folder), np.arange(10_000) < round(10_000 * accuracy_of(spec)))
     names = [folder.run(spec.run_id).predictions("test") for spec in runs if spec.variant == "full"]
-    for path, (content, _) in zip(names, (BAD["4e9 values"], BAD["no npy"]), strict=True):
-        path.write_bytes(content)
+    for path, kind in zip(names, ("4e9 values", "no npy"), strict=True):
+        path.write_bytes(KINDS[kind][0]())
     ablation = collect(grid, runs, folder)
     first, second = sample_notes(ablation, compare_samples(ablation))
     assert "full" not in first.text
