@@ -32,6 +32,7 @@ class RunContext:
     """Where the pack's samples were drawn from. None if it is not known."""
     flops: tuple[float, float, float] | None = None
     """Coefficients of a micro-batch's FLOPs, on rank 0. None if they are not known."""
+    trainable_parameters: int = 0
 
     @property
     def reader(self) -> BatchReader:

@@ -63,7 +63,9 @@ def set_up(
 
     watchdog.heartbeat("building the model")
     model = _build_model(config, columns.manifest)
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    num_parameters = sum(size for size, _ in sizes)
+    trainable_parameters = sum(size for size, is_trained in sizes if is_trained)
     flops = _count_flops(model, config, columns.manifest, folder, processes)
     if config.compile:
         compile_blocks(model, processes.device)
@@ -90,6 +92,7 @@ def set_up(
         stop=stop,
         data_origin=origin_of(columns.manifest),
         flops=flops,
+        trainable_parameters=trainable_parameters,
     )
 
 

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from furnace_hpc.config.base import Config, ModalityName, no_duplicates
+from furnace_hpc.config.base import ADDED_LATER, Config, ModalityName, no_duplicates
+from furnace_hpc.config.sections.encoder import EncoderConfig
 
 
 class ModelConfig(Config):
@@ -69,6 +70,15 @@ class ModelConfig(Config):
     audio_weights: str | None = Field(
         default=None, description="a trained audio spectrogram transformer, likewise"
     )
+    text: EncoderConfig | None = Field(
+        default=None, json_schema_extra=ADDED_LATER, description="encoder of the texts"
+    )
+    image: EncoderConfig | None = Field(
+        default=None, json_schema_extra=ADDED_LATER, description="encoder of the images"
+    )
+    audio: EncoderConfig | None = Field(
+        default=None, json_schema_extra=ADDED_LATER, description="encoder of the sounds"
+    )
     dropout: float = Field(
         default=0.1, ge=0, lt=1, description="dropout of features in encoders and fusion layers"
     )
@@ -111,3 +121,19 @@ class ModelConfig(Config):
                 "transformer"
             )
         return self
+
+    @model_validator(mode="after")
+    def _layers(self) -> "ModelConfig":
+        for name in ("image", "audio"):
+            key, section = f"{name}_encoder", getattr(self, name)
+            if section and getattr(self, key) == "cnn" and not getattr(section, "encoder", None):
+                if section.needs_layers:
+                    raise ValueError(
+                        f"{name}.{section.needs_layers} needs an encoder with layers, and {key} "
+                        f"is cnn. Change {key}, or remove it"
+                    )
+        return self
+
+    def encoder(self, modality: str) -> EncoderConfig:
+        """How the encoder of a modality is trained."""
+        return getattr(self, modality, None) or EncoderConfig()

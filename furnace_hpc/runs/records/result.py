@@ -33,7 +33,10 @@ class RunResult(Config):
     parameters_sha256: str = Field(
         description="SHA-256 of the final fp32 parameters, in name order"
     )
-    num_parameters: int = Field(description="trained numbers in the network")
+    num_parameters: int = Field(description="numbers in the network, frozen ones included")
+    trainable_parameters: int | None = Field(
+        default=None, description="numbers in the network that are trained; None if unknown"
+    )
     world_size: int = Field(description="processes of the last attempt")
     num_threads: int = Field(
         description="torch threads per process; results are bit-identical for the same count"
