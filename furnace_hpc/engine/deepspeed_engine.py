@@ -170,8 +170,8 @@ def _fp32_parameters(engine: Engine) -> Iterator[tuple[str, Tensor]]:
 
     A frozen parameter has no master value. Its value is that of the forward pass.
     """
+    from deepspeed.runtime.zero import GatheredParameters
     from deepspeed.utils import safe_get_full_fp32_param
-    from deepspeed.zero import GatheredParameters
 
     for name, parameter in sorted(engine.module.named_parameters()):
         value = parameter.data

@@ -125,13 +125,13 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _layers(self) -> "ModelConfig":
         for name in ("image", "audio"):
-            key, section = f"{name}_encoder", getattr(self, name)
-            if section and getattr(self, key) == "cnn" and not getattr(section, "encoder", None):
-                if section.needs_layers:
-                    raise ValueError(
-                        f"{name}.{section.needs_layers} needs an encoder with layers, and {key} "
-                        f"is cnn. Change {key}, or remove it"
-                    )
+            key, section = f"{name}_encoder", self.encoder(name)
+            is_cnn = getattr(self, key) == "cnn" and not getattr(section, "encoder", None)
+            if is_cnn and section.needs_layers:
+                raise ValueError(
+                    f"{name}.{section.needs_layers} needs an encoder with layers, and {key} is "
+                    f"cnn. Change {key}, or remove it"
+                )
         return self
 
     def encoder(self, modality: str) -> EncoderConfig:

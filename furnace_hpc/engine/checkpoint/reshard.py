@@ -29,8 +29,8 @@ def load(engine: Engine, folder: Path, processes: Processes) -> dict[str, Any]:
 
     The caller has checked that no other user can have written it.
 
-    fp32 parameters, moments, the step count, frozen parameters, the settings of parameter groups and rank 0's
-    buffers are restored bit by bit. Random states are not part of DeepSpeed's files.
+    fp32 parameters, moments, the step count, frozen parameters, the settings of parameter groups
+    and rank 0's buffers are restored bit by bit. Random states are not part of DeepSpeed's files.
 
     Raises:
         ConfigError: only one of checkpoint and run is at stage 0.
@@ -118,8 +118,8 @@ def _load_mapped_parts(engine: Engine, shards: Shards) -> None:
         _targets(optimizer, group["params"][0], group, shards) for group in optimizer.param_groups
     ]
     for name, parameter in engine.module.named_parameters():
-        mapping = parameter._hp_mapping
-        if mapping is None:  # other ranks have all values of this parameter
+        mapping = parameter._hp_mapping if parameter.requires_grad else None
+        if mapping is None:  # other ranks have all values of this parameter, or it is frozen
             continue
         flat_range, own_range = mapping.hp_fragment_address, mapping.lp_fragment_address
         for key, target in targets[mapping.param_group_index].items():
