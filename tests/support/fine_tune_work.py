@@ -84,7 +84,7 @@ def make(processes: Any, folder: Path, case: Case) -> Case:
     run = RunFolder(folder / case["source"])
     assert saver_of(engine, run, processes).save({"step": MADE_AT})
     known = {"weights": full_fp32_parameters(engine)}
-    record, total = norms.record(), float(engine.get_global_grad_norm())
+    record, total = norms.record(), engine.get_global_grad_norm()  # None at stage 0
     losses = steps_of(engine, config, processes, MADE_AT, MORE)
     sha256 = engine_sha256(engine, processes)
     known |= {"losses": losses, "sha256": sha256}
@@ -94,7 +94,7 @@ def make(processes: Any, folder: Path, case: Case) -> Case:
         "losses": first + losses,
         "sha256": sha256,
         "record": record,
-        "norm": total,
+        "norm": None if total is None else float(total),
         "state_bytes": state_bytes(engine),
         "trained": sum(
             getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters() if p.requires_grad
