@@ -51,16 +51,15 @@ ALL = [
         ],
     ),
     (
-        4,
+        1,
         [
             case("resume", "stage 0", 0),
             case("resume", "stage 1", 3),
-            case("resume", "stage 3", 2),
             case("resume", "stage 3", 3, is_resident=True),
             case("resume", "bf16 stage 1", 3, bf16=True),
-            case("resume", "bf16 stage 3", 1, bf16=True),
         ],
     ),
+    (4, [case("resume", "stage 3", 2), case("resume", "bf16 stage 3", 1, bf16=True)]),
 ]
 
 
@@ -114,8 +113,8 @@ def test_other_frozen_parameters_are_refused(answers: list[Any]):
 
 @pytest.mark.slow
 def test_every_stage_resumes(tmp_path: Path):
-    """By 2 and 4 ranks, in fp32 and bf16. The same ranks and stage give the same bits."""
-    answers = run_phases(tmp_path, "fine_tune_work", ALL)
+    """By 1, 2 and 4 ranks, in fp32 and bf16. The same ranks and stage give the same bits."""
+    answers = run_phases(tmp_path, "fine_tune_work", ALL, per_case_s=60)
     check(answers)
     resumed = [answer for answer in answers if answer["do"] == "resume"]
     assert len(resumed) == 12
@@ -134,7 +133,7 @@ def test_dora_and_gradient_checkpointing(tmp_path: Path):
         case("resume", "stage 1", 1, changes=DORA),
         case("resume", "stage 1", 3, changes=DORA),
     ]
-    answers = run_phases(tmp_path, "fine_tune_work", [(1, make), (1, resume)])
+    answers = run_phases(tmp_path, "fine_tune_work", [(1, make), (1, resume)], per_case_s=60)
     assert answers[3]["same_bits"]
     assert answers[4]["difference"] == 0.0
 
@@ -152,7 +151,7 @@ def test_every_optimizer_resumes(tmp_path: Path):
         (2, [*cases("make", 2), *cases("resume", 2)]),
         (1, [*cases("resume", 3), whole, whole | {"do": "resume"}]),
     ]
-    answers = run_phases(tmp_path, "fine_tune_work", phases)
+    answers = run_phases(tmp_path, "fine_tune_work", phases, per_case_s=30)
     check(answers)
     assert all(answer["same_bits"] for answer in answers[len(OTHERS) : 2 * len(OTHERS)])
     assert answers[-1]["same_bits"]
