@@ -89,6 +89,7 @@ ColumnName = Literal[
     "hours",
     "goodput",
     "num_parameters",
+    "trainable",
     "tuned",
     "tuning_hours",
 ]

@@ -30,7 +30,11 @@ from furnace_hpc.config.sections.evaluation import EarlyStoppingConfig, Evaluati
 from furnace_hpc.config.sections.initial_weights import Sources
 from furnace_hpc.config.sections.loss import LossConfig
 from furnace_hpc.config.sections.model import ModelConfig
-from furnace_hpc.config.sections.optimizer import OptimizerConfig, ScheduleConfig
+from furnace_hpc.config.sections.optimizer import (
+    WHOLE_MATRICES,
+    OptimizerConfig,
+    ScheduleConfig,
+)
 from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.config.seeds import combined_seed
 
@@ -166,6 +170,7 @@ class TrainConfig(Config):
             )
         check_metric(self.selection_metric, self.tasks, splits=("val",))
         self._check_compile()
+        self._check_optimizer()
         for term in self.loss.compares_samples:
             if self.micro_batch_size == AUTO:
                 raise ValueError(
@@ -192,10 +197,28 @@ class TrainConfig(Config):
             raise ValueError(
                 "compile: true does not work with activation_checkpointing. Remove one of them"
             )
+        encoders = {name: self.model.encoder(name) for name in self.model.modalities}
+        if found := [name for name, one in encoders.items() if one.gradient_checkpointing]:
+            raise ValueError(
+                f"compile: true does not work with model.{found[0]}.gradient_checkpointing. Remove "
+                "one of them"
+            )
         if self.portable:
             raise ValueError(
                 "compile: true does not work with portable: true, because the compiler chooses "
                 "instructions by the CPU. Remove one of them"
+            )
+
+    def _check_optimizer(self) -> None:
+        name, stage = self.optimizer.name, self.deepspeed.zero_optimization.stage
+        if name in WHOLE_MATRICES and stage > 0:
+            raise ValueError(
+                f"optimizer {name} needs whole matrices, and ZeRO stage {stage} gives an "
+                "optimizer parts of a flat vector. Use stage 0, or another optimizer"
+            )
+        if self.portable and name != "adamw":
+            raise ValueError(
+                f"portable: true is made for optimizer adamw, got {name}. Change one of them"
             )
 
     @property

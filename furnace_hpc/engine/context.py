@@ -34,6 +34,7 @@ class RunContext:
     """Coefficients of a micro-batch's FLOPs, on rank 0. None if they are not known."""
     initial_weights: dict[str, str] = field(default_factory=dict)
     """Source of `init_from` -> SHA-256 of the values taken from it."""
+    trainable_parameters: int = 0
 
     @property
     def reader(self) -> BatchReader:

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from furnace_hpc.config.train_config import TrainConfig, accumulation_steps
+from furnace_hpc.engine.optimization.groups import parameter_groups
+from furnace_hpc.engine.optimization.optimizers import TRIED_BY_DEEPSPEED, make_optimizer
 from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.engine.speed.gradient_check import step_without_waits
+from furnace_hpc.model.fine_tuning import checkpoint_encoders
 
 Engine = Any  # deepspeed.DeepSpeedEngine; the library has no types
 _PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -29,15 +32,7 @@ def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) ->
     """
     import deepspeed
 
-    settings = config.optimizer
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        fused=True,  # also on the CPU, where it is seven times as fast
-    )
+    optimizer = make_optimizer(parameter_groups(model, config), config.optimizer)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
@@ -49,6 +44,8 @@ def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) ->
         # blocks.
         deepspeed.checkpointing.configure(None, deepspeed_config=engine.config)
         engine.module.checkpoint_activations(deepspeed.checkpointing.checkpoint)
+    if isinstance(encoders := getattr(model, "encoders", None), nn.ModuleDict):
+        checkpoint_encoders(encoders, config.model)
     if config.deepspeed.bf16.check_grad_overflow is False:
         step_without_waits(engine.optimizer)
     _check(engine, config, processes.world_size)
@@ -85,6 +82,8 @@ def deepspeed_config(config: TrainConfig, world_size: int, on_gpu: bool = False)
     for name in ("offload_optimizer", "offload_param"):
         if name in content["zero_optimization"]:
             content["zero_optimization"][name].setdefault("pin_memory", on_gpu)
+    if config.optimizer.name not in TRIED_BY_DEEPSPEED:
+        content["zero_allow_untested_optimizer"] = True
     return {
         **content,
         "train_batch_size": config.global_batch_size,
@@ -137,15 +136,6 @@ def _stage(engine: Engine) -> int:
             return 0
 
 
-def set_learning_rate(engine: Engine, value: float) -> None:
-    """Set the rate of all parameter groups.
-
-    It depends on the step alone, so checkpoints need no scheduler.
-    """
-    for group in engine.optimizer.param_groups:
-        group["lr"] = value
-
-
 def full_fp32_parameters(engine: Engine) -> dict[str, Tensor]:
     """Collective. Whole fp32 (master) parameters by name, on the CPU, on every rank."""
     return {name: value.float().cpu().clone() for name, value in _fp32_parameters(engine)}
@@ -176,12 +166,19 @@ def _add(digest: Any, name: str, value: Tensor) -> None:
 
 
 def _fp32_parameters(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """Collective. Names and whole fp32 (master) values, in name order, on any device."""
+    """Collective. Names and whole fp32 (master) values, in name order, on any device.
+
+    A frozen parameter has no master value. Its value is that of the forward pass.
+    """
+    from deepspeed.runtime.zero import GatheredParameters
     from deepspeed.utils import safe_get_full_fp32_param
 
     for name, parameter in sorted(engine.module.named_parameters()):
         value = parameter.data
-        if engine.zero_optimization_stage():
+        if not parameter.requires_grad:
+            with GatheredParameters([parameter]):
+                value = parameter.data.clone()
+        elif engine.zero_optimization_stage():
             value = safe_get_full_fp32_param(parameter)
         if value is None:
             raise RuntimeError(f"DeepSpeed has no fp32 value of parameter {name}")

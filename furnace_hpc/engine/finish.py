@@ -73,6 +73,7 @@ def finish(
         parameters_sha256=final_sha256,
         initial_weights=context.initial_weights,
         num_parameters=context.num_parameters,
+        trainable_parameters=context.trainable_parameters,
         attempts=len(attempts),
         wall_s=time.time() - attempts[0].start_unix_s,
         peak_memory_gib=allocated_gib,

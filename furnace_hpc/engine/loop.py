@@ -17,12 +17,15 @@ from furnace_hpc.engine.checkpoint import loader
 from furnace_hpc.engine.checkpoint.progress import Progress, is_better
 from furnace_hpc.engine.checkpoint.saver import CheckpointSaver
 from furnace_hpc.engine.context import RunContext
-from furnace_hpc.engine.deepspeed_engine import Engine, set_learning_rate
+from furnace_hpc.engine.deepspeed_engine import Engine
 from furnace_hpc.engine.determinism import explained_nondeterminism
 from furnace_hpc.engine.evaluation import Evaluation, evaluate
 from furnace_hpc.engine.finish import Trained, finish
 from furnace_hpc.engine.metering.usage import MeteredBatches, StepMeters, Usage
 from furnace_hpc.engine.micro_batch import noted_half, noted_oom
+from furnace_hpc.engine.optimization.group_norms import GroupNorms
+from furnace_hpc.engine.optimization.groups import set_learning_rate
+from furnace_hpc.engine.optimization.schedule import learning_rate
 from furnace_hpc.engine.ranks.distributed import (
     Processes,
     RankInfo,
@@ -100,6 +103,7 @@ class TrainingLoop:
         self._loss_terms: dict[str, torch.Tensor] = {}
         """Of the step just trained, as means over this rank's samples. Empty before the first."""
         self._gradients = GradientCheck()
+        self._group_norms = GroupNorms(self._engine)
 
     def run(self) -> str | None:
         """Train the run to its last step, then finish it."""
@@ -213,7 +217,8 @@ class TrainingLoop:
         step_time_s = usage.train_s / steps
         record = _train_record(progress.step, means, self._engine, self._config, step_time_s)
         if self._metrics:
-            self._metrics.write(record | self._meters.record(usage, steps))
+            groups = self._group_norms.record()
+            self._metrics.write(record | groups | self._meters.record(usage, steps))
 
     def _add_usage(self, usage: Usage) -> None:
         self._progress.add(usage)
@@ -333,18 +338,6 @@ def forward(
     output = engine(batch.inputs, batch.lengths, batch.present_BM, complete=batch.complete)
     given = (batch.labels, output["present"], config.loss, config.tasks, gather)
     return total_loss(output, *given, batch.class_weights)
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Rate of step `step` (from 0): linear warm-up, then constant or a cosine down to 0."""
-    peak = config.optimizer.lr
-    warmup = round(config.schedule.warmup_fraction * config.steps)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    if config.schedule.decay == "constant":
-        return peak
-    angle = math.pi * (step - warmup) / max(1, config.steps - warmup)
-    return peak * 0.5 * (1 + math.cos(angle))
 
 
 def _train_record(

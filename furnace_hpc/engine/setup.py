@@ -67,7 +67,9 @@ def set_up(
     initial_weights = set_initial_weights(model, config, folder, processes, watchdog.heartbeat)
     if processes.is_rank_zero:
         _print_left_out(model)
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    num_parameters = sum(size for size, _ in sizes)
+    trainable_parameters = sum(size for size, is_trained in sizes if is_trained)
     flops = _count_flops(model, config, columns.manifest, folder, processes)
     if config.compile:
         compile_blocks(model, processes.device)
@@ -95,6 +97,7 @@ def set_up(
         data_origin=origin_of(columns.manifest),
         flops=flops,
         initial_weights=initial_weights,
+        trainable_parameters=trainable_parameters,
     )
 
 

@@ -22,6 +22,7 @@ from furnace_hpc.model.attention import (
 )
 from furnace_hpc.model.encoders.choice import make_encoder
 from furnace_hpc.model.encoders.input_shapes import InputShapes
+from furnace_hpc.model.fine_tuning import fine_tune
 from furnace_hpc.model.fusion import ConcatFusion, GatedFusion, LowRankFusion
 from furnace_hpc.model.heads import make_head
 
@@ -62,6 +63,15 @@ class FusionModel(nn.Module):
         self.projections = ProjectionHeads(config, loss) if loss.info_nce else None
         self.expanders = _expanders(config, loss) if loss.vicreg else None
         self.checkpoint: Checkpoint | None = None
+        # Last, so that the other initial weights do not depend on it.
+        self._frozen = fine_tune(self.encoders, config)
+
+    def train(self, mode: bool = True) -> "FusionModel":
+        """Set the mode. Frozen layers stay in evaluation mode, without dropout."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def checkpoint_activations(self, checkpoint: Checkpoint) -> None:
         """Recompute attention blocks in backward instead of keeping their activations."""

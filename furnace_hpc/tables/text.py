@@ -7,6 +7,7 @@ from furnace_hpc.config.parsing.text_safety import printable
 
 WORDS = {True: "on", False: "off", None: "none"}
 MAX_NAMES = 5  # of one list
+DASH = "\u2013"  # of a missing value
 
 
 def format_value(value: object) -> str:
@@ -25,6 +26,18 @@ def format_value(value: object) -> str:
     if not isinstance(value, str) or (text.isprintable() and not _is_ambiguous(text)):
         return text
     return printable(json.dumps(text, ensure_ascii=not text.isprintable()))
+
+
+def format_number(value: float | None, form: str) -> str:
+    """Format a number. A missing one is a dash."""
+    if value is None:
+        return DASH
+    return format(value, form)
+
+
+def percent(value: float | None) -> float | None:
+    """A share in percent."""
+    return None if value is None else 100 * value
 
 
 def as_number(text: str) -> float | None:

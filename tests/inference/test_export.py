@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from export_study import exported
+from fine_tune_work import TUNED
 from forked_ranks import run_phases
 from use_study import SHARD, STEP, save, write_run
 from use_work import ROWS, STEPS, SUBSETS
@@ -85,6 +86,24 @@ def test_export_equals_live_network(tmp_path: Path, small_data: Path):
                     subset,
                     np.abs(logits - wanted).max(),
                 )
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_tuned_encoders_are_exported(tmp_path: Path, small_data: Path):
+    """Frozen weights and adapters, too, bit for bit. Also as a program of torch.export."""
+    common = {"do": "make", "data": str(small_data), "changes": TUNED}
+    cases = [common | {"source": f"stage {stage}", "stage": stage} for stage in (2, 3)]
+    columns = open_columns(small_data).split("test")
+    for source in run_phases(tmp_path, "use_work", [(2, cases)]):
+        out = tmp_path / "out" / source
+        made, reported = exported(tmp_path / source, out, with_program=source == "stage 2")
+        assert any("equal bit for bit" in line for line in reported)
+        assert made.config.model.image.lora.rank == 2
+        predictor = Predictor.load(out, "cpu")
+        logits = predictor.logits([stored_row(predictor, columns, row) for row in range(ROWS)])
+        wanted = np.load(tmp_path / source / "live.npz")["text+image+audio"]
+        assert logits["digit"].numpy().tobytes() == wanted.tobytes()
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,8 @@ from furnace_hpc.engine.deepspeed_engine import (
     place,
 )
 from furnace_hpc.engine.evaluation import evaluate
-from furnace_hpc.engine.loop import forward, learning_rate, train_batches, train_step
+from furnace_hpc.engine.loop import forward, train_batches, train_step
+from furnace_hpc.engine.optimization.schedule import learning_rate
 from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.engine.ranks.gather import gather_of
 from furnace_hpc.model.encoders.input_shapes import InputShapes

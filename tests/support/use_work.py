@@ -27,6 +27,7 @@ def make(processes: Any, folder: Path, case: dict[str, Any]) -> str:
     if stage == 3:  # nothing is kept gathered
         changes |= {"deepspeed__zero_optimization__stage3_param_persistence_threshold": 0}
     changes |= case.get("model", {})
+    changes |= case.get("changes", {})
     config = make_config(
         f"zero{stage}", loss__info_nce=0.1, loss__unimodal=0.1, loss__vicreg=0.01, **changes
     )

@@ -142,3 +142,19 @@ class ModelConfig(Config):
                     f"{modality}.encoder is {RANDOM}{family}; {nearest(family, known)}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _layers(self) -> "ModelConfig":
+        for name in ("image", "audio"):
+            key, section = f"{name}_encoder", self.encoder(name)
+            is_cnn = getattr(self, key) == "cnn" and not getattr(section, "encoder", None)
+            if is_cnn and section.needs_layers:
+                raise ValueError(
+                    f"{name}.{section.needs_layers} needs an encoder with layers, and {key} is "
+                    f"cnn. Change {key}, or remove it"
+                )
+        return self
+
+    def encoder(self, modality: str) -> EncoderConfig:
+        """How the encoder of a modality is trained."""
+        return getattr(self, modality, None) or EncoderConfig()

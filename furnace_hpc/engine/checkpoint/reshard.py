@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.engine.checkpoint.shards import MOMENTS, Shards, Values, open_trusted
+from furnace_hpc.engine.checkpoint.shards import Shards, Values, open_trusted
 from furnace_hpc.engine.deepspeed_engine import Engine
 from furnace_hpc.engine.ranks.distributed import Processes
 
@@ -29,8 +29,8 @@ def load(engine: Engine, folder: Path, processes: Processes) -> dict[str, Any]:
 
     The caller has checked that no other user can have written it.
 
-    fp32 parameters, both moments, the step count, the settings of parameter groups and rank 0's
-    buffers are restored bit by bit. Random states are not part of DeepSpeed's files.
+    fp32 parameters, moments, the step count, frozen parameters, the settings of parameter groups
+    and rank 0's buffers are restored bit by bit. Random states are not part of DeepSpeed's files.
 
     Raises:
         ConfigError: only one of checkpoint and run is at stage 0.
@@ -55,6 +55,7 @@ def load(engine: Engine, folder: Path, processes: Processes) -> dict[str, Any]:
             _load_equal_parts(engine, shards, processes)
         else:
             _load_mapped_parts(engine, shards)
+        _load_frozen(engine, shards, processes)
         for name, value in shards.buffers().items():
             engine.module.get_buffer(name).copy_(value)
     for group, saved in zip(engine.optimizer.param_groups, shards.index.param_groups, strict=True):
@@ -62,7 +63,8 @@ def load(engine: Engine, folder: Path, processes: Processes) -> dict[str, Any]:
     for counter in ("global_steps", "global_samples", "skipped_steps"):
         setattr(engine, counter, shards.model[counter])
     # deepcopy, so that the mapped files can be closed
-    return deepcopy({key: value for key, value in shards.model.items() if key != "module"})
+    weights = ("module", "frozen_param_fragments")
+    return deepcopy({key: value for key, value in shards.model.items() if key not in weights})
 
 
 def _check_stage(folder: Path, names: list[str], stage: int) -> None:
@@ -84,7 +86,8 @@ def _check_same_model(engine: Engine, shards: Shards, folder: Path) -> None:
         name: getattr(value, "ds_shape", value.shape) for name, value in module.named_parameters()
     }
     expected |= {name: module.get_buffer(name).shape for name in persistent}
-    found = shards.index.shapes | {name: value.shape for name, value in shards.buffers().items()}
+    found = shards.index.shapes | shards.frozen.shapes
+    found |= {name: value.shape for name, value in shards.buffers().items()}
     names = expected.keys() | found.keys()
     differing = sorted(name for name in names if expected.get(name) != found.get(name))
     if differing:
@@ -93,6 +96,12 @@ def _check_same_model(engine: Engine, shards: Shards, folder: Path) -> None:
             f"checkpoint {folder} is of another model: {len(differing)} parameters and buffers "
             f"differ. The shape of {first} is {found.get(first)} in the checkpoint, "
             f"{expected.get(first)} in the run."
+        )
+    frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
+    if differing := sorted(frozen ^ shards.frozen.shapes.keys()):
+        raise RuntimeError(
+            f"checkpoint {folder} was made with other frozen parameters: {len(differing)} differ, "
+            f"such as {differing[0]}."
         )
     num_groups = len(engine.optimizer.param_groups)
     if num_groups != len(shards.index.param_groups):
@@ -109,14 +118,14 @@ def _load_mapped_parts(engine: Engine, shards: Shards) -> None:
         _targets(optimizer, group["params"][0], group, shards) for group in optimizer.param_groups
     ]
     for name, parameter in engine.module.named_parameters():
-        mapping = parameter._hp_mapping
-        if mapping is None:  # other ranks have all values of this parameter
+        mapping = parameter._hp_mapping if parameter.requires_grad else None
+        if mapping is None:  # other ranks have all values of this parameter, or it is frozen
             continue
         flat_range, own_range = mapping.hp_fragment_address, mapping.lp_fragment_address
         for key, target in targets[mapping.param_group_index].items():
             values = shards.read(name, key, own_range.start, own_range.numel)
             target.narrow(0, flat_range.start, flat_range.numel).copy_(values)
-    if shards.index.step is not None:
+    if shards.index.state is not None:
         # Links parameters to their moments, as DeepSpeed does after a first step.
         optimizer._lazy_init_hp_params_optimizer_state()
     optimizer.update_lp_params()  # casts, and gathers from all ranks
@@ -143,16 +152,39 @@ def _load_equal_parts(engine: Engine, shards: Shards, processes: Processes) -> N
     optimizer.checkpoint_event_epilogue()  # gathers those parameters that are always kept whole
 
 
-def _targets(optimizer: Any, flat: Tensor, group: dict[str, Any], shards: Shards) -> Values:
-    """Tensors to load into: a flat tensor, and its AdamW state.
+def _load_frozen(engine: Engine, shards: Shards, processes: Processes) -> None:
+    """Parameters that are not trained. At stage 3 a rank has an equal part of each."""
+    is_divided = engine.zero_optimization_stage() == 3
+    if is_divided:
+        engine.optimizer.checkpoint_event_prologue()
+    for name, parameter in engine.module.named_parameters():
+        if parameter.requires_grad:
+            continue
+        value = shards.frozen.read(name)
+        if not is_divided:
+            parameter.data.copy_(value)
+            continue
+        part = parameter.partition_numel()
+        own = value.reshape(-1)[processes.rank * part : (processes.rank + 1) * part]
+        parameter.ds_tensor.data.narrow(0, 0, len(own)).copy_(own)
+    if is_divided:
+        engine.optimizer.checkpoint_event_epilogue()
 
-    The state is created as AdamW's first step does.
+
+def _targets(optimizer: Any, flat: Tensor, group: dict[str, Any], shards: Shards) -> Values:
+    """Tensors to load into: a flat tensor, and what the optimizer keeps for it.
+
+    The state is created as the optimizer's first step does.
     """
-    if shards.index.step is None:
+    saved = shards.index.state
+    if saved is None:
         return {"fp32": flat}
-    moments = {key: torch.zeros_like(flat) for key in MOMENTS}
-    # torch keeps the step count on the CPU unless AdamW is fused.
-    step_device = flat.device if group["fused"] else "cpu"
-    step = shards.index.step.to(step_device, copy=True)
-    optimizer.optimizer.state[flat] = {"step": step, **moments}
+    moments = {key: torch.zeros_like(flat) for key in saved.moments}
+    numbers = deepcopy(saved.numbers)
+    for key, value in numbers.items():
+        if isinstance(value, Tensor):
+            # torch keeps step counts on the CPU unless the optimizer is fused.
+            device = flat.device if group.get("fused") else "cpu"
+            numbers[key] = value.to(device, copy=True)
+    optimizer.optimizer.state[flat] = {**numbers, **moments}
     return {"fp32": flat, **moments}

@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from furnace_hpc.config.parsing.utf8_path import utf8_path
+from furnace_hpc.engine.checkpoint.frozen_values import FrozenValues, frozen_values, open_file
 from furnace_hpc.runs.trust import check_trusted
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 Values = dict[str, Tensor]
 """"fp32" and the moments -> values, all of one length. Before step 1 there are no moments."""
 _RANK = re.compile(r"zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt$")
@@ -40,14 +39,23 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Index:
-    """Where the values of all parameters are, and AdamW's settings."""
+    """Where the values of all parameters are, and the optimizer's settings."""
 
     shapes: dict[str, torch.Size]
     pieces: dict[str, list[Piece]]
-    """Consecutive pieces of each flattened parameter."""
+    """Consecutive pieces of each flattened parameter that is trained."""
     param_groups: list[dict[str, Any]]
-    step: Tensor | None
-    """Adam's step count. None if no step was made."""
+    state: "OptimizerState | None"
+    """None if no step was made, or if the optimizer has no state."""
+
+
+class OptimizerState(NamedTuple):
+    """What an optimizer keeps for its parameters."""
+
+    moments: tuple[str, ...]
+    """Names of what it keeps for each value, such as exp_avg."""
+    numbers: dict[str, Any]
+    """The rest, which is the same for all parameters: the step count."""
 
 
 class Shards:
@@ -57,7 +65,11 @@ class Shards:
     """
 
     def __init__(
-        self, model: dict[str, Any], index: Index, open_flat: Callable[[int], list[Values]]
+        self,
+        model: dict[str, Any],
+        index: Index,
+        open_flat: Callable[[int], list[Values]],
+        frozen: FrozenValues | None = None,
     ) -> None:
         """Keep what was read so far.
 
@@ -65,9 +77,11 @@ class Shards:
             model: rank 0's model file: buffers, counters and the client state.
             index: where the values are.
             open_flat: the flat tensors of all groups in the file of a rank.
+            frozen: the parameters that are not trained.
         """
         self.model, self.index = model, index
         self._open_flat = cache(open_flat)
+        self.frozen = frozen or FrozenValues({}, lambda name: torch.empty(0))
 
     def read(self, name: str, key: str, start: int, numel: int) -> Tensor:
         """Read consecutive values of a flattened parameter. `key` is "fp32" or a moment."""
@@ -93,13 +107,15 @@ def whole_weights(folder: Path) -> dict[str, Tensor]:
     """
     if not has_shards(folder):
         check_trusted(folder, folder)
-        module: dict[str, Tensor] = _open(folder / "mp_rank_00_model_states.pt")["module"]
+        module: dict[str, Tensor] = open_file(folder / "mp_rank_00_model_states.pt")["module"]
         return {name: value.detach().clone() for name, value in module.items()}
     shards = open_shards(folder)
     whole = {
         name: shards.read(name, "fp32", 0, prod(shape)).view(shape)
         for name, shape in shards.index.shapes.items()
     }
+    for name in shards.frozen.shapes:
+        whole[name] = shards.frozen.read(name).clone()
     whole |= {name: value.clone() for name, value in shards.buffers().items()}
     return {name: value.detach() for name, value in whole.items()}
 
@@ -145,12 +161,12 @@ def open_trusted(
     model_name = "zero_pp_rank_0_mp_rank_00_model_states.pt"  # of stage 3
     if model_name not in names:
         model_name = "mp_rank_00_model_states.pt"
-    model = _open(folder / model_name)
+    model = open_file(folder / model_name)
     param_shapes: list[dict[str, torch.Size]] = model["param_shapes"]
     files = _optimizer_files(folder, names, model["dp_world_size"])
 
     def open_state(number: int) -> dict[str, Any]:
-        state: dict[str, Any] = _open(files[number])["optimizer_state_dict"]
+        state: dict[str, Any] = open_file(files[number])["optimizer_state_dict"]
         return state
 
     own = range(rank, len(files), world_size)
@@ -158,8 +174,8 @@ def open_trusted(
     parts = {
         number: list(_pieces(states[number], param_shapes, number, len(files))) for number in own
     }
-    adam = _adam_settings(states[0]) if rank == 0 else None
-    gathered = gather((parts, adam))
+    settings = _optimizer_settings(states[0]) if rank == 0 else None
+    gathered = gather((parts, settings))
     all_parts = {number: found for parts, _ in gathered for number, found in parts.items()}
     shapes = {name: shape for group in param_shapes for name, shape in group.items()}
     pieces = _join([all_parts[number] for number in range(len(files))], shapes, folder)
@@ -167,7 +183,8 @@ def open_trusted(
     def open_flat(number: int) -> list[Values]:
         return _flat(states.get(number) or open_state(number))
 
-    return Shards(model, Index(shapes, pieces, *gathered[0][1]), open_flat)
+    index = Index(shapes, pieces, *gathered[0][1])
+    return Shards(model, index, open_flat, frozen_values(folder, model, len(files)))
 
 
 def _optimizer_files(folder: Path, names: Sequence[str], world_size: int) -> list[Path]:
@@ -202,33 +219,34 @@ def _join(
     return pieces
 
 
-def _open(path: Path) -> dict[str, Any]:
-    # weights_only=False: the files contain DeepSpeed's own classes. The caller has checked that no
-    # other user could have written them.
-    with utf8_path(path) as readable:
-        content: dict[str, Any] = torch.load(
-            readable, map_location="cpu", mmap=True, weights_only=False
-        )
-    return content
-
-
 def _is_stage_3(state: dict[str, Any]) -> bool:
     return "fp32_flat_groups" in state
 
 
-def _adam(state: dict[str, Any]) -> dict[str, Any]:
-    """AdamW's own state dict, with one flat tensor for each entry of its state."""
+def _optimizer(state: dict[str, Any]) -> dict[str, Any]:
+    """The optimizer's own state dict, with one flat tensor for each entry of its state."""
     key = "optimizer_state_dict" if _is_stage_3(state) else "base_optimizer_state"
-    adam: dict[str, Any] = state[key]
-    return adam
+    found: dict[str, Any] = state[key]
+    return found
 
 
-def _adam_settings(state: dict[str, Any]) -> tuple[list[dict[str, Any]], Tensor | None]:
-    """The parameter groups and the step count."""
-    adam, step = _adam(state), None
-    if adam["state"]:
-        step = torch.as_tensor(next(iter(adam["state"].values()))["step"])
-    return adam["param_groups"], step
+def _optimizer_settings(
+    state: dict[str, Any],
+) -> tuple[list[dict[str, Any]], OptimizerState | None]:
+    """The parameter groups, and what the optimizer keeps."""
+    settings = _optimizer(state)
+    groups, kept = settings["param_groups"], list(settings["state"].values())
+    if not kept or not any(value is not None for value in kept[0].values()):
+        return groups, None
+    numbers = {key: value for key, value in kept[0].items() if not _is_moment(value)}
+    if "step" in numbers:
+        numbers["step"] = torch.as_tensor(numbers["step"])
+    return groups, OptimizerState(tuple(kept[0].keys() - numbers.keys()), numbers)
+
+
+def _is_moment(value: Any) -> bool:
+    """Whether it has one value for each of a parameter's. A step count is a single number."""
+    return isinstance(value, Tensor) and value.dim() > 0
 
 
 def _pieces(
@@ -256,5 +274,5 @@ def _flat(state: dict[str, Any]) -> list[Values]:
 
 
 def _moments(state: dict[str, Any], group: int) -> Values:
-    entry = _adam(state)["state"].get(group, {})
-    return {key: entry[key] for key in MOMENTS if key in entry}
+    entry = _optimizer(state)["state"].get(group, {})
+    return {key: value for key, value in entry.items() if _is_moment(value)}

@@ -113,7 +113,8 @@ def _epochs(plan: Plan) -> Iterator[str]:
 
 def _early_stopping(plan: Plan) -> Iterator[str]:
     """Yield warnings about early stopping that is unfair, or that never happens."""
-    cosine, never = list[str](), list[str]()
+    unfinished, never = list[str](), list[str]()
+    decays = set[str]()
     for name, config in {run.spec.variant: run.spec.config for run in plan.to_do}.items():
         rule = config.early_stopping
         if rule is None:
@@ -121,13 +122,15 @@ def _early_stopping(plan: Plan) -> Iterator[str]:
         first_stop = config.evaluation.every * (rule.patience + 1)
         if config.steps != UNKNOWN_STEPS and first_stop >= config.steps:
             never.append(f"{name} ({config.steps} steps, earliest stop after step {first_stop})")
-        elif config.schedule.decay == "cosine":
-            cosine.append(name)
-    if cosine:
+        elif config.schedule.decay != "constant":
+            unfinished.append(name)
+            decays.add(config.schedule.decay)
+    if unfinished:
+        kinds = " or ".join(sorted(decays))
         yield (
-            f"warning: early_stopping with schedule.decay cosine, in {_some(cosine)}: the learning "
-            f"rate of a run that stops early has not come down to 0, so stopping changes more than "
-            f"the number of steps. Set schedule.decay to constant"
+            f"warning: early_stopping with schedule.decay {kinds}, in {_some(unfinished)}: the "
+            f"learning rate of a run that stops early has not come down to 0, so stopping changes "
+            f"more than the number of steps. Set schedule.decay to constant"
         )
     if never:
         yield (

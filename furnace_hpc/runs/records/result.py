@@ -36,7 +36,10 @@ class RunResult(Config):
     initial_weights: dict[str, str] = Field(
         default={}, description="source of `init_from` -> SHA-256 of the values taken from it"
     )
-    num_parameters: int = Field(description="trained numbers in the network")
+    num_parameters: int = Field(description="numbers in the network, frozen ones included")
+    trainable_parameters: int | None = Field(
+        default=None, description="numbers in the network that are trained; None if unknown"
+    )
     world_size: int = Field(description="processes of the last attempt")
     num_threads: int = Field(
         description="torch threads per process; results are bit-identical for the same count"

@@ -12,9 +12,8 @@ from furnace_hpc.tables.statistics.significance import format_exact_p, format_p
 from furnace_hpc.tables.statistics.units import by_pack, pair_up
 from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.table import Ablation, Note, Row
-from furnace_hpc.tables.text import format_value
+from furnace_hpc.tables.text import DASH, format_number, format_value, percent
 
-DASH = "\u2013"  # of a missing value
 OF_A_FAMILY = ("verdict", "holm_p")  # columns that only the grid's own table has
 OPTIONAL = ("hedges_g", "improvement", "correlation", "iqm")  # shown if the grid names them
 IF_KNOWN = ("model_tflop_s", "mfu", "data_wait", "energy_kj")  # also if a run has a value
@@ -54,6 +53,7 @@ class Cells(NamedTuple):
     hours: str
     goodput: str
     num_parameters: str
+    trainable: str
     tuned: str = DASH  # chosen values
     tuning_hours: str = DASH
     hedges_g: str = DASH
@@ -87,6 +87,8 @@ def headings(ablation: Ablation, usual: Collection[str] = ()) -> dict[str, str]:
     costs = [row.costs for row in ablation.rows]
     hidden = {name for name in IF_KNOWN if all(getattr(cost, name) is None for cost in costs)}
     hidden |= {*OPTIONAL}
+    if all(cost.trainable in (None, cost.num_parameters) for cost in costs):
+        hidden.add("trainable")
     if ablation.tuning is None:
         hidden |= {*OF_TRIALS}
     if ablation.why_no_verdict:
@@ -147,6 +149,7 @@ def all_headings(ablation: Ablation) -> dict[str, str]:
         "hours": f"{device}-hours",
         "goodput": "goodput (%)",
         "num_parameters": "parameters",
+        "trainable": "trainable",
         "tuned": "tuned",
         "tuning_hours": f"tuning ({device}-hours)",
     }
@@ -212,7 +215,7 @@ def optional_texts(ablation: Ablation, row: Row) -> dict[str, str]:
         texts = {
             "hedges_g": _with_interval(found.hedges_g, found.hedges_g_interval, "+.2f"),
             "improvement": _with_interval(found.improvement, found.improvement_interval, ".2f"),
-            "correlation": _number(found.correlation, "+.2f"),
+            "correlation": format_number(found.correlation, "+.2f"),
         }
     if "iqm" in ablation.grid.columns:
         center, interval = interquartile_mean(by_pack(row.values)) or (None, None)
@@ -232,7 +235,7 @@ def pair_facts(ablation: Ablation, row: Row) -> list[tuple[str, str]]:
 
 def _with_interval(value: float | None, interval: Interval | None, form: str) -> str:
     """`+1.20 [0.10, 2.30]`, the value alone, or a dash."""
-    text = _number(value, form)
+    text = format_number(value, form)
     if interval is None:
         return text
     return f"{text} [{interval[0]:.2f}, {interval[1]:.2f}]"
@@ -284,22 +287,23 @@ def _cells(ablation: Ablation, row: Row, best: bool, marks: str) -> Cells:
         verdict=row.verdict or DASH,
         holm_p=format_p(tests.holm_p) or DASH,
         sign_flip_p=format_exact_p(tests.sign_flip_p) or DASH,
-        effect=_number(tests.effect, "+.2f"),
-        train_s=_number(costs.train_s, ".1f"),
-        wall_s=_number(costs.wall_s, ".1f"),
-        samples_per_s_each=_number(costs.samples_per_s_each, ".1f"),
-        peak_memory_gib=_number(costs.peak_memory_gib, ".2f"),
-        model_tflop_s=_number(costs.model_tflop_s, ".3g"),
-        mfu=_number(costs.mfu and 100 * costs.mfu, ".1f"),
-        data_wait=_number(_percent(costs.data_wait), ".1f"),
-        energy_kj=_number(costs.energy_kj, ",.1f"),
+        effect=format_number(tests.effect, "+.2f"),
+        train_s=format_number(costs.train_s, ".1f"),
+        wall_s=format_number(costs.wall_s, ".1f"),
+        samples_per_s_each=format_number(costs.samples_per_s_each, ".1f"),
+        peak_memory_gib=format_number(costs.peak_memory_gib, ".2f"),
+        model_tflop_s=format_number(costs.model_tflop_s, ".3g"),
+        mfu=format_number(costs.mfu and 100 * costs.mfu, ".1f"),
+        data_wait=format_number(percent(costs.data_wait), ".1f"),
+        energy_kj=format_number(costs.energy_kj, ",.1f"),
         attempts=str(costs.attempts),
         lost_steps=str(costs.lost_steps),
-        hours=_number(costs.hours, ".2f"),
-        goodput=_number(costs.goodput and 100 * costs.goodput, ".1f"),
-        num_parameters=_number(costs.num_parameters, ",d"),
+        hours=format_number(costs.hours, ".2f"),
+        goodput=format_number(costs.goodput and 100 * costs.goodput, ".1f"),
+        num_parameters=format_number(costs.num_parameters, ",d"),
+        trainable=format_number(costs.trainable, ",d"),
         tuned=tuned or DASH,
-        tuning_hours=_number(tuning_hours, ".2f"),
+        tuning_hours=format_number(tuning_hours, ".2f"),
     )
 
 
@@ -388,13 +392,3 @@ def scale_of_difference(scale: Scale, difference: Difference) -> Scale:
     if difference.shown is None:
         return scale
     return scale.for_interval(difference.shown)
-
-
-def _percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value
-
-
-def _number(value: float | None, form: str) -> str:
-    if value is None:
-        return DASH
-    return format(value, form)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from furnace_hpc.tables.output.captions import equivalent_sentence, marks_sentence
-from furnace_hpc.tables.output.cells import DASH, MARKS, text_of_difference
+from furnace_hpc.tables.output.cells import MARKS, text_of_difference
 from furnace_hpc.tables.output.escape import html, markdown, one_line
 from furnace_hpc.tables.output.latex_letters import letters_of
 from furnace_hpc.tables.statistics import estimates
@@ -13,7 +13,7 @@ from furnace_hpc.tables.statistics.interactions import Omnibus
 from furnace_hpc.tables.statistics.significance import ALPHA, format_exact_p, format_p
 from furnace_hpc.tables.statistics.verdicts import Verdict, pairs_to_resolve
 from furnace_hpc.tables.table import Ablation
-from furnace_hpc.tables.text import count, list_names
+from furnace_hpc.tables.text import DASH, count, list_names
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from furnace_hpc.tables.metric import scale_of
 from furnace_hpc.tables.modality_subsets import Matrix, consistency_blocks, modality_matrix
-from furnace_hpc.tables.output.cells import DASH, all_headings
+from furnace_hpc.tables.output.cells import all_headings
 from furnace_hpc.tables.output.escape import one_line
 from furnace_hpc.tables.output.profiles import Panels, profile_panels
 from furnace_hpc.tables.reading.curves import Curve, logged_curves
 from furnace_hpc.tables.table import Ablation, Row, pair_differences
+from furnace_hpc.tables.text import DASH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

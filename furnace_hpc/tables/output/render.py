@@ -37,7 +37,15 @@ RESULT_COLUMNS = (
     *("steps", "selected_step", "train_s", "wall_s"),
     *("samples_per_s", "peak_memory_gib", "peak_reserved_gib", "attempts"),
     *("model_tflop_s", "mfu", "data_wait_s", "energy_j", "micro_batch_size"),
-    *("num_parameters", "world_size", "num_threads", "device", "precision", "zero_stage"),
+    *(
+        "num_parameters",
+        "trainable_parameters",
+        "world_size",
+        "num_threads",
+        "device",
+        "precision",
+        "zero_stage",
+    ),
     *("commit", "code_hash", "data_fingerprint", "parameters_sha256"),
 )
 WORDS = ("variant", "changes", "verdict", "tuned")  # columns of text; all others are numbers

@@ -50,6 +50,7 @@ class Costs:
     mfu: float | None  # share of the GPU's peak, median
     data_wait: float | None  # share of train_s, median
     energy_kj: float | None  # sum over results; None if one of them does not know it
+    trainable: int | None = None  # of num_parameters, those that are trained
 
 
 def costs_of_attempts(record: Record, result: RunResult | None) -> AttemptCosts:
@@ -74,6 +75,7 @@ def costs_of_attempts(record: Record, result: RunResult | None) -> AttemptCosts:
 def row_costs(results: Sequence[RunResult], attempts: int, spent: Sequence[AttemptCosts]) -> Costs:
     """Costs of a row with these results, number of attempts, and costs of each run's attempts."""
     num_parameters = {result.num_parameters for result in results}
+    trainable = {result.trainable_parameters for result in results}
     return Costs(
         train_s=median([result.train_s for result in results]),
         samples_per_s=median([result.samples_per_s for result in results]),
@@ -89,6 +91,7 @@ def row_costs(results: Sequence[RunResult], attempts: int, spent: Sequence[Attem
         mfu=median(_known([result.mfu for result in results])),
         data_wait=median(_known([_data_wait(result) for result in results])),
         energy_kj=_energy_kj(results),
+        trainable=_only(trainable),
     )
 
 
@@ -127,7 +130,7 @@ def _width(attempt: Attempt) -> int:
     return attempt.gpus or attempt.world_size or 1
 
 
-def _only(numbers: set[int]) -> int | None:
+def _only(numbers: set[int] | set[int | None]) -> int | None:
     """The one number of a set. None if it does not have exactly one."""
     if len(numbers) != 1:
         return None

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from furnace_hpc.tables.metric import Scale, scale_of
 from furnace_hpc.tables.modality_subsets import Matrix, consistency_blocks, modality_matrix
-from furnace_hpc.tables.output.cells import DASH
 from furnace_hpc.tables.output.escape import html
 from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.text import DASH
 
 MODALITIES = (
     "Each trained network gets a subset of the modalities, on the samples that have at least one "

@@ -1,0 +1,1 @@
+"""Optimizers, groups of parameters, learning rates, and norms of gradients by group."""
