@@ -99,6 +99,12 @@ class TrainConfig(Config):
         description="hash of the pack's name if the grid has several packs. It is set by the grid "
         "and changes the seed of the training, so that packs are independent",
     )
+    own_code: str | None = Field(
+        default=None,
+        json_schema_extra=ADDED_LATER,
+        description="hash of the grid's `code` if the row uses it. It is set by the grid, so that "
+        "a run is never that of other code",
+    )
     deterministic: bool = Field(
         default=True, description="CUDA: use only algorithms that give the same bits every time"
     )

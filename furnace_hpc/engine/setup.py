@@ -32,10 +32,12 @@ from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.engine.speed.compilation import compile_blocks
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.model.encoders.input_shapes import InputShapes
-from furnace_hpc.model.network import FusionModel
+from furnace_hpc.model.network import Network
+from furnace_hpc.model.own_network import make_network
 from furnace_hpc.model.square_root import round_correctly
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.runs.own_code import use_own_code
 from furnace_hpc.runs.records.attempts import Attempt, read_attempt
 from furnace_hpc.runs.resume_overrides import overridden
 
@@ -53,6 +55,7 @@ def set_up(
     record = read_attempt(folder, attempt)
     _check_attempt(folder, record, processes)
     config = overridden(spec.config, record.overrides)
+    use_own_code(config, folder)
     set_up_torch(config)
     round_correctly(False)
     if config.portable:
@@ -116,7 +119,7 @@ def _choose_micro_batch(
 
 
 def _count_flops(
-    model: FusionModel,
+    model: Network,
     config: TrainConfig,
     manifest: Manifest,
     folder: RunFolder,
@@ -169,12 +172,12 @@ def _open_columns(data_dir: str, fingerprint: str, watchdog: Watchdog) -> Column
     return columns
 
 
-def _build_model(config: TrainConfig, manifest: Manifest) -> FusionModel:
+def _build_model(config: TrainConfig, manifest: Manifest) -> Network:
     """Build the network with the same initial weights on every rank."""
     num_classes = {task.name: len(manifest.labels[task.name].classes) for task in config.tasks}
     seed_everything(config.training_seed)
     shapes = InputShapes.of(manifest)
-    return FusionModel(config.model, shapes, num_classes, config.loss, config.ordinal_tasks)
+    return make_network(config.model, shapes, num_classes, config.loss, config.ordinal_tasks)
 
 
 def _open_readers(

@@ -37,7 +37,7 @@ from furnace_hpc.inference.preprocess import make_tokenizer
 from furnace_hpc.inference.source import Checkpoint, check_checkpoint, find_checkpoint, find_data
 from furnace_hpc.inference.torch_export import make_program, relative_difference
 from furnace_hpc.model.encoders.weights import architectures
-from furnace_hpc.model.network import FusionModel
+from furnace_hpc.model.network import Network
 from furnace_hpc.model.scores import mean_prediction
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.records.checkpoint_files import describe
@@ -192,7 +192,7 @@ def _provenance(checkpoint: Checkpoint) -> Provenance:
     )
 
 
-def _check_names(network: FusionModel, weights: dict[str, Tensor], checkpoint: Checkpoint) -> None:
+def _check_names(network: Network, weights: dict[str, Tensor], checkpoint: Checkpoint) -> None:
     """Raise ConfigError unless the weights have the network's names and shapes."""
     wanted = {name: value.shape for name, value in network.state_dict().items()}
     found = {name: value.shape for name, value in weights.items()}

@@ -26,7 +26,8 @@ from furnace_hpc.data.loading.batches import standardised
 from furnace_hpc.data.loading.targets import TargetScale, target_scales
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
 from furnace_hpc.model.encoders.input_shapes import InputShapes
-from furnace_hpc.model.network import FusionModel
+from furnace_hpc.model.network import Network
+from furnace_hpc.model.own_network import make_network
 from furnace_hpc.runs.records.checkpoint_files import describe
 
 CONFIG = "config.json"
@@ -110,13 +111,13 @@ class Exported(Config):
         """Classes of a multi-label task with a higher probability are in its answer."""
         return self.thresholds.get(task, 0.5)
 
-    def network(self) -> FusionModel:
+    def network(self) -> Network:
         """Build the network with random weights, in fp32."""
         shapes = InputShapes.of(self.data, self.architectures)
         labels = self.data.labels
         num_classes = {task.name: len(labels[task.name].classes) for task in self.config.tasks}
         ordinal = self.config.ordinal_tasks
-        return FusionModel(self.config.model, shapes, num_classes, self.config.loss, ordinal)
+        return make_network(self.config.model, shapes, num_classes, self.config.loss, ordinal)
 
 
 class Deployed(nn.Module):
@@ -126,7 +127,7 @@ class Deployed(nn.Module):
     in fp64.
     """
 
-    def __init__(self, network: FusionModel, exported: Exported) -> None:
+    def __init__(self, network: Network, exported: Exported) -> None:
         super().__init__()
         self.network = network.to(DTYPES[exported.config.deepspeed.precision]).eval()
         for name, statistics in exported.data.statistics.items():
@@ -218,7 +219,7 @@ def _is_as_described(folder: Path, name: str, described: tuple[int, str]) -> boo
     return path.is_file() and tuple(describe(path)) == described
 
 
-def load_network(folder: Path, exported: Exported) -> FusionModel:
+def load_network(folder: Path, exported: Exported) -> Network:
     """Build the network with its weights, in fp32.
 
     Raises:

@@ -16,6 +16,7 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.ablate import Overrides
 from furnace_hpc.config.grids.exclude import Exclusion
 from furnace_hpc.config.grids.grid import Grid, apply_overrides
+from furnace_hpc.config.grids.own_code import with_own_code
 from furnace_hpc.config.grids.tune import check_row
 from furnace_hpc.config.identity import identity_hash
 from furnace_hpc.config.parsing.lookup import find_file, read_json
@@ -231,7 +232,12 @@ def _row(
             )
         content = apply_overrides(content, {"data.name": grid.packs[0]})
     content = _with_one_length(content)
+    if "own_code" in content:
+        raise ConfigError(
+            "key 'own_code' does not belong in a row. A grid with `code` sets it. Remove it"
+        )
     resources, config = _validated(content, partial(_find, grid.source, variant, file))
+    config = with_own_code(grid, config)
     if config.epochs is not None:  # the plan knows the size of the data
         config = config.model_copy(update={"steps": UNKNOWN_STEPS})
     packs = grid.packs or (config.data.name,)

@@ -1,0 +1,68 @@
+"""Make modules of the user's own code, and check what they return against their contracts."""
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.own_code.arguments import checked_arguments
+from furnace_hpc.config.own_code.loading import load
+from furnace_hpc.config.own_code.references import Reference
+from furnace_hpc.config.sections.model import ModelConfig
+from furnace_hpc.model.contracts import FusionContext
+
+
+class BrokenContract(ConfigError):
+    """A module of own code does not do what its contract says."""
+
+    def __init__(self, contract: str, reference: str, problem: str) -> None:
+        super().__init__(f"contract {contract!r} of {reference}: {problem}")
+        self.contract = contract
+
+
+def make_module(reference: Reference, context: object) -> nn.Module:
+    """Make a module of own code.
+
+    Raises:
+        ConfigError: it cannot be imported, is no module, or the values do not fit its parameters.
+    """
+    made_class = load(reference)
+    if not (isinstance(made_class, type) and issubclass(made_class, nn.Module)):
+        raise ConfigError(
+            f"{reference.key} is {reference.path}, which is no class of torch.nn.Module. Name one"
+        )
+    made: nn.Module = made_class(context, **checked_arguments(made_class, reference))
+    return made
+
+
+def own_fusion(config: ModelConfig) -> nn.Module:
+    """Make the fusion of model.fusion."""
+    reference = Reference("fusion", "model.fusion", config.fusion, config.fusion_args)
+    context = FusionContext(config.modalities, config.width, config.dropout)
+    return OwnFusion(make_module(reference, context), reference.path)
+
+
+class OwnFusion(nn.Module):
+    """A fusion of own code. Its output has the shape of the contract, or an error says so."""
+
+    def __init__(self, module: nn.Module, path: str) -> None:
+        super().__init__()
+        self.module, self.path = module, path
+
+    def forward(
+        self, features_BMD: Tensor, present_BM: Tensor, tokens: list[Tensor], masks: list[Tensor]
+    ) -> Tensor:
+        """Return the fused vectors [B, D]."""
+        fused_BD = self.module(features_BMD, present_BM, tokens, masks)
+        B, _, D = features_BMD.shape
+        check_shape(fused_BD, (B, D), "forward returns [B, D]", self.path)
+        return cast(Tensor, fused_BD)
+
+
+def check_shape(value: Any, wanted: tuple[int, ...], what: str, path: str) -> None:
+    """Raise BrokenContract unless a value is a tensor of this shape."""
+    got = type(value).__name__
+    if isinstance(value, Tensor):
+        got = f"shape {list(value.shape)}"
+    if not isinstance(value, Tensor) or tuple(value.shape) != wanted:
+        raise BrokenContract("shapes", path, f"{what}, here {list(wanted)}. It returned {got}")
