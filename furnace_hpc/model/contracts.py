@@ -39,7 +39,7 @@ class NetworkContext:
     num_classes: Mapping[str, int]
     """Task -> number of logits C."""
     make_encoder: Callable[[str], nn.Module]
-    """Makes Furnace's encoder of a modality, as the other keys of `model` say. It is an `Encoder`."""
+    """Makes Furnace's encoder of a modality, as other keys of `model` say. It is an `Encoder`."""
     make_head: Callable[[str, int], nn.Module]
     """Makes a head: (task, size of its input) -> a module from [B, size] to logits [B, C]."""
 
@@ -63,7 +63,7 @@ class Network(Protocol):
             present_BM: whether each sample has each modality. Each sample has at least one.
 
         Returns:
-            "logits": task -> [B, C]. A head of `context.make_head` gives what the task's loss needs.
+            "logits": task -> [B, C]. A head of `context.make_head` gives what its loss needs.
             "features": [B, M, D], one vector per modality, D = context.width. The losses that
                 compare modalities and the consistency metrics use them. Furnace sets those of
                 absent modalities to zero.

@@ -108,7 +108,8 @@ def take_snapshot(folder: GridFolder, own: OwnCode | None = None) -> Path:
         _write_facts(temporary, now)
         if _content_hash(_files(temporary, PARTS)) != now.snapshot_hash:
             raise ConfigError(
-                f"the code in {PACKAGE} or the grid's own code was changed while it was copied. Repeat the command"
+                f"the code in {PACKAGE}, or the grid's own code, was changed while it was copied. "
+                f"Repeat the command"
             )
         temporary.rename(final)
     except BaseException:

@@ -38,7 +38,7 @@ def load(reference: Reference) -> Any:
         module = importlib.import_module(reference.module)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{where}, and its import fails: {error}. Install the missing package, or add it to code"
+            f"{where}, and its import fails: {error}. Install the package, or add it to code"
         ) from error
     if not _is_in(module, folder):
         raise ConfigError(

@@ -63,8 +63,8 @@ def read_own_code(paths: Iterable[Path], source: str) -> OwnCode:
     if total > MAX_BYTES:
         largest = max(files.values(), key=lambda path: path.stat().st_size)
         raise ConfigError(
-            f"{source}: code has {total >> 20} MiB, at most {MAX_BYTES >> 20} are allowed. Move what "
-            f"is not code out of it. The largest file is {largest}"
+            f"{source}: code has {total >> 20} MiB, at most {MAX_BYTES >> 20} are allowed. Move "
+            f"what is not code out of it. The largest file is {largest}"
         )
     try:
         return OwnCode(tuple(sorted(files.items())), content_hash(files))
@@ -108,8 +108,8 @@ def _check_name(path: Path, where: str) -> None:
     is_module = path.is_dir() or path.suffix == ".py"
     if not is_module or not name.isidentifier():
         raise ConfigError(
-            f"{where}, which Python cannot import. Give the folder of a package, or a file NAME.py, "
-            f"whose name has only letters, digits and _"
+            f"{where}, which Python cannot import. Give the folder of a package, or a file "
+            f"NAME.py, whose name has only letters, digits and _"
         )
     if name in sys.stdlib_module_names or name == "furnace_hpc" or _is_installed(path, name):
         raise ConfigError(f"{where}, and Python has another module {name!r}. Rename your package")
@@ -132,5 +132,6 @@ def _check_trusted(path: Path) -> None:
         if fix.startswith(f"{IF_UNCHANGED}chmod"):
             fix = f"{IF_UNCHANGED}chmod -R go-w {shlex.quote(str(path))}"
         raise ConfigError(
-            f"runs execute a copy of {path}, and other users could change it: {fault.problem}. {fix}"
+            f"runs execute a copy of {path}, and other users could change it: {fault.problem}. "
+            f"{fix}"
         )
