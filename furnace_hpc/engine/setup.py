@@ -65,7 +65,7 @@ def set_up(
     config = _choose_micro_batch(config, columns, folder, attempt, processes, watchdog)
 
     watchdog.heartbeat("building the model")
-    model = _build_model(config, columns.manifest)
+    model = build_model(config, columns.manifest)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     flops = _count_flops(model, config, columns.manifest, folder, processes)
     if config.compile:
@@ -110,7 +110,7 @@ def _choose_micro_batch(
 
     def make_engine(tried: TrainConfig) -> Engine:
         watchdog.heartbeat(f"trying micro_batch_size {tried.micro_batch_size}")
-        model = _build_model(tried, columns.manifest)
+        model = build_model(tried, columns.manifest)
         place(model, tried, processes)
         return build_engine(model, tried, processes)
 
@@ -172,7 +172,7 @@ def _open_columns(data_dir: str, fingerprint: str, watchdog: Watchdog) -> Column
     return columns
 
 
-def _build_model(config: TrainConfig, manifest: Manifest) -> Network:
+def build_model(config: TrainConfig, manifest: Manifest) -> Network:
     """Build the network with the same initial weights on every rank."""
     num_classes = {task.name: len(manifest.labels[task.name].classes) for task in config.tasks}
     seed_everything(config.training_seed)
