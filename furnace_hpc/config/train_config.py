@@ -163,7 +163,8 @@ class TrainConfig(Config):
             raise ValueError(
                 "task 'consistency': metrics of two modalities have this name. Choose another"
             )
-        check_metric(self.selection_metric, self.tasks, splits=("val",))
+        own = self.evaluation.own_metrics
+        check_metric(self.selection_metric, self.tasks, splits=("val",), own=own)
         self._check_compile()
         for term in self.loss.compares_samples:
             if self.micro_batch_size == AUTO:
@@ -298,12 +299,14 @@ def check_metric(
     tasks: tuple[TaskConfig, ...],
     modalities: tuple[str, ...] = (),
     splits: tuple[str, ...] = ("val", "test"),
+    own: tuple[str, ...] = (),
 ) -> None:
     """Raise ConfigError unless a run of these tasks and modalities has this metric.
 
-    Without modalities, metrics that are measured at the end of a run are unknown.
+    Without modalities, metrics that are measured at the end of a run are unknown. `own` has the
+    names of the user's own metrics.
     """
-    valid = metric_names({task.name: task.kind for task in tasks}, modalities, splits)
+    valid = metric_names({task.name: task.kind for task in tasks}, modalities, splits, own)
     if metric not in valid:
         raise ConfigError(f"unknown metric {metric!r}; {nearest(metric, valid)}")
 

@@ -133,3 +133,42 @@ class Encoder(Protocol):
             Tokens [B, T, D] and their mask [B, T]. Each sample has at least one valid token.
         """
         ...
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """What a term of the key loss.extra is computed from."""
+
+    logits: Mapping[str, Tensor]
+    """Task -> [B, C]."""
+    labels: Mapping[str, Tensor]
+    """Task -> class indices [B]. multi_label: 0 and 1 [B, C]. regression: numbers [B, C]."""
+    features_BMD: Tensor
+    """One vector per modality, fp32. Zero if absent."""
+    present_BM: Tensor
+    """The modalities that the network used."""
+
+
+class LossTerm(Protocol):
+    """The key loss.extra: a function that computes one more term of the loss."""
+
+    def __call__(self, inputs: LossInputs, **args: Any) -> Tensor:
+        """Compute a scalar: the mean over the B samples of a term that each sample has alone.
+
+        Then the mean over processes is the term of all samples, for any number of processes.
+        """
+        ...
+
+
+class Metric(Protocol):
+    """The key evaluation.extra: a function that scores a task on a whole split."""
+
+    def __call__(self, logits_NC: Tensor, labels: Tensor, **args: Any) -> float:
+        """Compute the score of all N samples. It becomes `<split>/<task>/<function's name>`.
+
+        Args:
+            logits_NC: on the CPU. Log-probabilities of an ordinal task, standardised numbers of a
+                regression.
+            labels: as in `LossInputs`. Numbers of a regression are in the target's units.
+        """
+        ...

@@ -317,7 +317,8 @@ def _check_rows(grid: Grid, rows: list[GridRow]) -> None:
     for row in rows:
         try:
             for metric in (grid.metric, *grid.more_metrics):
-                check_metric(metric, row.config.tasks, row.config.model.modalities)
+                config, own = row.config, row.config.evaluation.own_metrics
+                check_metric(metric, config.tasks, config.model.modalities, own=own)
         except ConfigError as error:
             raise ConfigError(f"grid {grid.name!r}, row {row.name!r}: {error}") from None
         same = first.setdefault(identity_hash(row.config, ""), row.name)
@@ -335,7 +336,8 @@ def _check_tuned(grid: Grid, rows: list[GridRow]) -> None:
     for row in rows:
         try:
             check_row(grid.tune, row.name, row.overrides, grid.settings)
-            check_metric(grid.tuning_metric, row.config.tasks, splits=("val",))
+            own = row.config.evaluation.own_metrics
+            check_metric(grid.tuning_metric, row.config.tasks, splits=("val",), own=own)
         except ConfigError as error:
             raise ConfigError(f"grid {grid.name!r}, tune, row {row.name!r}: {error}") from None
 

@@ -18,6 +18,7 @@ from furnace_hpc.config.grids.settings import check_settings
 from furnace_hpc.config.grids.tune import Tune
 from furnace_hpc.config.identity import without_identity
 from furnace_hpc.config.metrics import Direction, checked_direction, metric_direction
+from furnace_hpc.config.own_code.references import SECTIONS_OF_PATHS
 from furnace_hpc.config.own_code.sources import OwnCode, read_own_code
 from furnace_hpc.config.parsing.lookup import find_file, parse_value, read_with_source
 from furnace_hpc.config.parsing.source_text import SourceText
@@ -379,7 +380,7 @@ def apply_overrides(content: dict[str, Any], overrides: Overrides) -> dict[str, 
             raise ConfigError(
                 f"key {short(str(key))!r} has more than {MAX_DOTS} dots. No config is so deep"
             )
-        head, _, rest = str(key).partition(".")
+        head, rest = split_key(str(key))
         if rest:
             inner = result.get(head, {})
             if not isinstance(inner, dict):
@@ -393,6 +394,17 @@ def apply_overrides(content: dict[str, Any], overrides: Overrides) -> dict[str, 
         else:
             result[head] = value
     return result
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """The first part of a dotted key, and the rest. The dots of an import path split nothing."""
+    if ":" not in key:
+        head, _, rest = key.partition(".")
+        return head, rest
+    for section in SECTIONS_OF_PATHS:
+        if key.startswith(f"{section}."):
+            return section, key.removeprefix(f"{section}.")
+    return key, ""
 
 
 def select_names(names: list[str], chosen: Iterable[str], what: str) -> list[str]:

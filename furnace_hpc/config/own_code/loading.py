@@ -23,6 +23,11 @@ def use_folder(folder: Path) -> None:
     importlib.invalidate_caches()
 
 
+def folder_in_use() -> Path | None:
+    """The folder that `load` imports from."""
+    return _folders[0] if _folders else None
+
+
 def load(reference: Reference) -> Any:
     """The class or function that a reference names.
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.own_code.references import SECTIONS_OF_PATHS
 from furnace_hpc.host.access import IF_UNCHANGED, find_faults
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
 
@@ -111,8 +112,11 @@ def _check_name(path: Path, where: str) -> None:
             f"{where}, which Python cannot import. Give the folder of a package, or a file "
             f"NAME.py, whose name has only letters, digits and _"
         )
-    if name in sys.stdlib_module_names or name == "furnace_hpc" or _is_installed(path, name):
-        raise ConfigError(f"{where}, and Python has another module {name!r}. Rename your package")
+    taken = {*sys.stdlib_module_names, *SECTIONS_OF_PATHS, "furnace_hpc"}
+    if name in taken or _is_installed(path, name):
+        raise ConfigError(
+            f"{where}, and the name {name!r} is taken or reserved. Rename your package"
+        )
     if path.is_dir() and not any(path.glob("*.py")):
         raise ConfigError(f"{where}, which has no Python file. Give the folder of a package")
 
