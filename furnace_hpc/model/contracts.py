@@ -170,5 +170,6 @@ class Metric(Protocol):
             logits_NC: on the CPU. Log-probabilities of an ordinal task, standardised numbers of a
                 regression.
             labels: as in `LossInputs`. Numbers of a regression are in the target's units.
+            **args: the values of the config.
         """
         ...

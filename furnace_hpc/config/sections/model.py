@@ -11,6 +11,7 @@ from furnace_hpc.config.own_code.references import (
     is_import_path,
     name_or_import_path,
 )
+from furnace_hpc.config.sections.encoder import EncoderConfig
 
 FusionName = Literal["concat", "gated", "low_rank", "cross_attention", "bottleneck"]
 FUSIONS: tuple[str, ...] = get_args(FusionName)
@@ -105,6 +106,15 @@ class ModelConfig(Config):
     image_weights: str | None = Field(default=None, description="a trained ViT, likewise")
     audio_weights: str | None = Field(
         default=None, description="a trained audio spectrogram transformer, likewise"
+    )
+    text: EncoderConfig | None = Field(
+        default=None, json_schema_extra=ADDED_LATER, description="encoder of the texts"
+    )
+    image: EncoderConfig | None = Field(
+        default=None, json_schema_extra=ADDED_LATER, description="encoder of the images"
+    )
+    audio: EncoderConfig | None = Field(
+        default=None, json_schema_extra=ADDED_LATER, description="encoder of the sounds"
     )
     dropout: float = Field(
         default=0.1, ge=0, lt=1, description="dropout of features in encoders and fusion layers"
