@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.own_code.arguments import checked_arguments
 from furnace_hpc.config.own_code.loading import load
-from furnace_hpc.config.own_code.references import Reference
+from furnace_hpc.config.own_code.references import Reference, is_import_path
 from furnace_hpc.config.sections.model import ModelConfig
-from furnace_hpc.model.contracts import FusionContext
+from furnace_hpc.model.contracts import EncoderContext, FusionContext
+from furnace_hpc.model.encoders.input_shapes import InputShapes
 
 
 class BrokenContract(ConfigError):
@@ -40,6 +41,40 @@ def own_fusion(config: ModelConfig) -> nn.Module:
     reference = Reference("fusion", "model.fusion", config.fusion, config.fusion_args)
     context = FusionContext(config.modalities, config.width, config.dropout)
     return OwnFusion(make_module(reference, context), reference.path)
+
+
+def own_encoder(modality: str, config: ModelConfig, shapes: InputShapes) -> nn.Module | None:
+    """Make the encoder of a modality. None if it is not of own code."""
+    section = getattr(config, modality, None)
+    if section is None or not is_import_path(section.encoder):
+        return None
+    key = f"model.{modality}.encoder"
+    reference = Reference("encoder", key, section.encoder, section.encoder_args)
+    context = EncoderContext(modality, config.width, config.dropout, shapes)
+    return OwnEncoder(make_module(reference, context), reference.path, config.width)
+
+
+class OwnEncoder(nn.Module):
+    """An encoder of own code. Its output has the shapes of the contract, or an error says so."""
+
+    def __init__(self, module: nn.Module, path: str, width: int) -> None:
+        super().__init__()
+        self.module, self.path, self.width = module, path, width
+
+    def forward(self, values: Tensor, length_B: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return tokens [B, T, D] and their mask [B, T]."""
+        if values.is_floating_point():
+            values = values.to(next(self.parameters()).dtype)
+        output = self.module(values, length_B)
+        if not (isinstance(output, tuple) and len(output) == 2):
+            problem = f"forward returns (tokens, mask). It returned {type(output).__name__}"
+            raise BrokenContract("shapes", self.path, problem)
+        tokens_BTD, mask_BT = output
+        T = tokens_BTD.shape[1] if isinstance(tokens_BTD, Tensor) and tokens_BTD.dim() > 1 else 1
+        wanted = (len(values), T, self.width)
+        check_shape(tokens_BTD, wanted, "tokens are [B, T, D]", self.path)
+        check_shape(mask_BT, wanted[:2], "the mask is [B, T]", self.path)
+        return tokens_BTD, mask_BT.bool()
 
 
 class OwnFusion(nn.Module):

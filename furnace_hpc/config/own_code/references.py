@@ -96,6 +96,11 @@ def references(config: "TrainConfig") -> list[Reference]:
         found.append(Reference("network", "model.network", model.network, model.network_args))
     if is_import_path(model.fusion):
         found.append(Reference("fusion", "model.fusion", model.fusion, model.fusion_args))
+    for modality in model.modalities:
+        section = getattr(model, modality, None)
+        if section is not None and is_import_path(section.encoder):
+            key = f"model.{modality}.encoder"
+            found.append(Reference("encoder", key, section.encoder, section.encoder_args))
     found += [loss_reference(path, term) for path, term in config.loss.extra.items()]
     found += [metric_reference(*item) for item in config.evaluation.extra.items()]
     return found

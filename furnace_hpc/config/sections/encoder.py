@@ -1,8 +1,11 @@
 """The sections `model.text`, `model.image`, `model.audio`: the encoder of one modality."""
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, model_validator
 
 from furnace_hpc.config.base import ADDED_LATER, Config
+from furnace_hpc.config.own_code.references import is_import_path
 
 
 class EncoderConfig(Config):
@@ -28,3 +31,17 @@ class EncoderConfig(Config):
         description="weights of the encoder in the files that the network may leave out, with * "
         "for any characters",
     )
+    encoder_args: dict[str, Any] = Field(
+        default={},
+        json_schema_extra=ADDED_LATER,
+        description="parameter -> value, if encoder is your own: package.module:Class of the "
+        "grid's `code`",
+    )
+
+    @model_validator(mode="after")
+    def _own_encoder(self) -> "EncoderConfig":
+        if self.encoder_args and not is_import_path(self.encoder):
+            raise ValueError(
+                f"encoder_args are for your own encoder, and encoder is {self.encoder}. Remove them"
+            )
+        return self

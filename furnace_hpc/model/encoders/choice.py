@@ -10,6 +10,7 @@ from furnace_hpc.model.encoders.transformers import (
     TextEncoder,
     VisionTransformer,
 )
+from furnace_hpc.model.own_modules import own_encoder
 
 
 def make_encoder(name: str, config: ModelConfig, shapes: InputShapes) -> nn.Module:
@@ -18,6 +19,8 @@ def make_encoder(name: str, config: ModelConfig, shapes: InputShapes) -> nn.Modu
     Raises:
         ConfigError: trained weights are missing or do not fit the data.
     """
+    if own := own_encoder(name, config, shapes):
+        return own
     match name, config.image_encoder, config.audio_encoder:
         case "text", _, _:
             return TextEncoder(config, shapes)
