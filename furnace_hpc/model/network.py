@@ -4,7 +4,7 @@ B batch, M modalities, T tokens, D width, C classes, P width of a projection.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -61,6 +61,10 @@ class Network(nn.Module):
             self.unimodal = _unimodal_heads(config, num_classes, ordinal)
         self.projections = ProjectionHeads(config, loss) if loss.info_nce else None
         self.expanders = _expanders(config, loss) if loss.vicreg else None
+
+    def furnace_encoders(self) -> Mapping[str, nn.Module]:
+        """Modality -> its encoder, if Furnace has made one."""
+        raise NotImplementedError
 
     def compute(
         self,
@@ -184,6 +188,10 @@ class FusionModel(Network):
             }
         )
         self._add_loss_heads(config, num_classes, loss or LossConfig(), ordinal)
+
+    def furnace_encoders(self) -> Mapping[str, nn.Module]:
+        """Modality -> its encoder."""
+        return cast(Mapping[str, nn.Module], self.encoders)
 
     def compute(
         self,

@@ -4,11 +4,11 @@ B batch, M modalities, C classes, D width.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from furnace_hpc.config.own_code.references import Reference
 from furnace_hpc.config.sections.loss import LossConfig
@@ -56,18 +56,28 @@ class OwnNetwork(Network):
         super().__init__(config)
         self._path, self._width = str(config.network), config.width
         self._num_classes = dict(num_classes)
+        made: dict[str, nn.Module] = {}
+
+        def make(name: str) -> nn.Module:
+            return made.setdefault(name, make_encoder(name, config, shapes))
+
         context = NetworkContext(
             modalities=config.modalities,
             width=config.width,
             dropout=config.dropout,
             shapes=shapes,
             num_classes=num_classes,
-            make_encoder=lambda name: make_encoder(name, config, shapes),
+            make_encoder=make,
             make_head=lambda task, width: make_head(width, num_classes[task], task in ordinal),
         )
         reference = Reference("network", "model.network", self._path, config.network_args)
         self.module = make_module(reference, context)
+        self._made = made  # a plain dict: the module has registered them
         self._add_loss_heads(config, num_classes, loss, ordinal)
+
+    def furnace_encoders(self) -> Mapping[str, nn.Module]:
+        """Modality -> the encoder that the module has asked Furnace for."""
+        return self._made
 
     def compute(
         self,

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -149,7 +148,7 @@ def test_code_that_others_can_write_is_refused(tmp_path):
 
 
 def test_a_dry_run_of_many_rows_loads_no_torch(tmp_path, small_root):
-    """1,000 rows with own code are planned in about a second, and nothing heavy is imported."""
+    """1,000 rows with own code are planned, and neither torch nor the code is imported."""
     write_package(tmp_path)
     rows = {f"r{n}": NETWORK | {"model.network_args": {"hidden": 8 + n}} for n in range(1000)}
     grid = write_grid(tmp_path, rows)
@@ -159,10 +158,7 @@ def test_a_dry_run_of_many_rows_loads_no_torch(tmp_path, small_root):
         "print('heavy:', sorted({'torch', 'numpy', 'study_code'} & set(sys.modules)))"
     )
     command = [sys.executable, "-P", "-c", code, str(grid), str(small_root)]
-    started_s = time.perf_counter()
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    wall_s = time.perf_counter() - started_s
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("heavy: []\n")
-    assert "1,000 runs" in done.stdout or "1000 runs" in done.stdout
-    print(f"{wall_s:.2f} s")
+    assert "1000" in done.stdout.replace(",", "")

@@ -9,6 +9,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.own_code.references import Reference
 
 _folders: list[Path] = []  # the folder in use, as the only entry
+_packages: set[str] = set()  # the names that can be imported from it
 
 
 def use_folder(folder: Path) -> None:
@@ -19,6 +20,8 @@ def use_folder(folder: Path) -> None:
             return
         _forget(old)
     _folders[:] = [folder]
+    _packages.clear()
+    _packages.update(entry.stem for entry in folder.iterdir())
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
 
@@ -72,10 +75,11 @@ def _forget(folder: Path) -> None:
     """Remove a folder from the path, and its modules."""
     if str(folder) in sys.path:
         sys.path.remove(str(folder))
-    for name in [name for name, module in sys.modules.items() if _is_in(module, folder)]:
-        del sys.modules[name]
+    for name in list(sys.modules):
+        if name.partition(".")[0] in _packages:
+            del sys.modules[name]
 
 
 def _is_in(module: Any, folder: Path) -> bool:
-    places = [getattr(module, "__file__", None), *list(getattr(module, "__path__", []))]
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
     return any(place and Path(place).resolve().is_relative_to(folder) for place in places)
