@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Manifest
@@ -183,7 +183,7 @@ def _describe_model(checkpoint: Checkpoint, data: Manifest, weights: dict[str, T
             f"{checkpoint.folder.result}. One of the two was changed: copy the run again"
         )
     provenance = exported.provenance.model_copy(update={"parameters_sha256": sha256})
-    found = architectures(network.furnace_encoders(), config.model)
+    found = architectures(nn.ModuleDict(network.furnace_encoders()), config.model)
     return exported.model_copy(update={"architectures": found, "provenance": provenance})
 
 

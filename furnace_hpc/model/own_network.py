@@ -59,7 +59,9 @@ class OwnNetwork(Network):
         made: dict[str, nn.Module] = {}
 
         def make(name: str) -> nn.Module:
-            return made.setdefault(name, make_encoder(name, config, shapes))
+            if name not in made:
+                made[name] = make_encoder(name, config, shapes)
+            return made[name]
 
         context = NetworkContext(
             modalities=config.modalities,

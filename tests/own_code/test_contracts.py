@@ -81,7 +81,7 @@ def test_good_modules_keep_all_contracts(package, columns, row):
         ("AlwaysDrops", "same input, same output", "two evaluations of the same batch differ"),
         ("BatchMean", "samples do not affect each other", "fewer samples"),
         ("Skips", "same calls on every rank (ZeRO-3)", "depends on the values"),
-        ("Peeks", "same input, same output", "change no buffer"),
+        ("Peeks", "absent modalities have no effect", "other values of the absent modality"),
     ],
 )
 def test_a_broken_contract_is_named(package, columns, name, contract, words):

@@ -304,12 +304,12 @@ def read_grid(path: Path) -> Grid:
     content, source = read_with_source(path)
     grid = validate(Grid, content, str(path), source.at)
     if grid.code and grid.code_sha256 is None:
-        grid = _with_own_code(grid, path)
+        grid = pin_code(grid, path)
     grid._source = source
     return grid
 
 
-def _with_own_code(grid: Grid, path: Path) -> Grid:
+def pin_code(grid: Grid, path: Path) -> Grid:
     """The grid with absolute paths of its code, and their hash.
 
     Raises:
