@@ -14,7 +14,7 @@ from furnace_hpc.checks.small_pack import cut_pack
 from furnace_hpc.checks.trained import checked_config
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand_rows
-from furnace_hpc.config.grids.grid import read_grid
+from furnace_hpc.config.grids.grid import Grid, read_grid
 from furnace_hpc.config.own_code.arguments import checked_arguments
 from furnace_hpc.config.own_code.loading import load, use_folder
 from furnace_hpc.config.own_code.references import Reference, references
@@ -48,6 +48,16 @@ def check(package: Path, columns: Columns, row: dict) -> list[Finding]:
     grid, config = config_of(package, row)
     places = Places(grid.own_code, references(config))
     return list(NetworkCheck(config, columns, places).run())
+
+
+def check_grid(grid: Grid, copy: Path, columns: Columns) -> list[Finding]:
+    """Check the first row of a grid, with a copy of its code."""
+    for name, path in grid.own_code.entries:
+        (copy / OWN_CODE / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy / OWN_CODE / name)
+    use_folder(copy / OWN_CODE)
+    config = checked_config(expand_rows(grid)[0].config)
+    return list(NetworkCheck(config, columns, Places(grid.own_code, references(config))).run())
 
 
 def line_of(package: Path, text: str, file: str = "net.py") -> str:
