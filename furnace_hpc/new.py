@@ -25,6 +25,13 @@ from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.launch.dataset_checks import count_lacking, fingerprints
 from furnace_hpc.runs.folder import write_atomically
 
+OwnNetwork = Annotated[
+    bool,
+    typer.Option(
+        "--network", help="also write a network of your own as a template: experiments/NAME_code"
+    ),
+]
+
 
 def main(
     name: Annotated[
@@ -46,13 +53,7 @@ def main(
             autocompletion=complete_grids,
         ),
     ] = None,
-    network: Annotated[
-        bool,
-        typer.Option(
-            "--network",
-            help="also write a network of your own as a template: experiments/NAME_code",
-        ),
-    ] = False,
+    network: OwnNetwork = False,
     force: Annotated[bool, typer.Option("--force", help="replace experiments/NAME.yaml")] = False,
 ) -> None:
     """Write experiments/NAME.yaml, a study that is ready to submit.
@@ -72,15 +73,8 @@ def main(
     Or begin with a copy of a shipped grid: furnace new mine --from modalities
     """
     _check_name(name)
-    if data and from_:
-        raise ConfigError(
-            "--data and --from are both given. Give --data DIR for a first study of a data set, or "
-            "--from GRID for a copy"
-        )
-    if network and from_:
-        raise ConfigError(
-            "--network and --from are both given. Leave one out: --network needs a first study"
-        )
+    if from_:
+        _check_copy(data, network)
     path = Path(FOLDERS["grid"]) / f"{name}.yaml"
     _check_free(path, name, force)
     package = path.parent / package_name(name) if network else None
@@ -99,12 +93,31 @@ def main(
         grid, rows = _parsed(text, path)
         fingerprints(rows, folders[0].parent, dry_run=True)
     write_atomically(path, text)
-    print(f"wrote {path}" + (f" and {package}" if package else ""))
+    print(f"wrote {' and '.join(str(made) for made in (path, package) if made)}")
     for line in _summary(grid, rows):
         print(line)
+    for line in _next_commands(name, package, options):
+        print(line)
+
+
+def _check_copy(data: list[Path] | None, network: bool) -> None:
+    """Raise ConfigError if an option does not go with --from."""
+    if data:
+        raise ConfigError(
+            "--data and --from are both given. Give --data DIR for a first study of a data set, or "
+            "--from GRID for a copy"
+        )
+    if network:
+        raise ConfigError(
+            "--network and --from are both given. Leave one out: --network needs a first study"
+        )
+
+
+def _next_commands(name: str, package: Path | None, options: list[str]) -> Iterator[str]:
+    """Lines with the commands to give next."""
     if package is not None:
-        print(f"first: {furnace('check', '--grid', name, '--variant', 'own', *options)}")
-    print(f"then: {furnace('submit', '--grid', name, *options)}")
+        yield f"first: {furnace('check', '--grid', name, '--variant', 'own', *options)}"
+    yield f"then: {furnace('submit', '--grid', name, *options)}"
 
 
 def _check_no_package(package: Path | None) -> None:

@@ -176,8 +176,8 @@ class NetworkCheck:
         one, other = [*first, "nothing"][at], padded[at]
         raise _Broken(
             f"the order of calls depends on the values: after {at} calls one batch calls {one}, "
-            f"and another calls {other}. Under ZeRO stage 3 ranks with such batches wait for each "
-            f"other for ever. Call every submodule for every batch, and multiply by zero",
+            f"and another calls {other}. Under ZeRO stage 3 ranks with such batches are in a "
+            f"deadlock. Call every submodule for every batch, and multiply by zero",
             one if one != "nothing" else other,
         )
 

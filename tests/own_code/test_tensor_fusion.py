@@ -26,7 +26,7 @@ def extended(fusion: torch.nn.Module, features_BMD: torch.Tensor, m: int) -> tor
 
 
 def test_the_product_is_the_paper_s(fusion):
-    """z = [1; x] outer [1; y] outer [1; w], computed entry by entry."""
+    """Compare it with the outer product of the extended vectors, entry by entry."""
     features_BMD = torch.randn(1, 3, 6)
     product = fusion.product(features_BMD, torch.ones(1, 3, dtype=torch.bool))[0]
     x, y, w = (extended(fusion, features_BMD, m) for m in range(3))

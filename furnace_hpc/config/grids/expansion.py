@@ -15,7 +15,8 @@ from furnace_hpc.config.base import NAME_PATTERN, short_name
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.ablate import Overrides
 from furnace_hpc.config.grids.exclude import Exclusion
-from furnace_hpc.config.grids.grid import Grid, apply_overrides
+from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.grids.overrides import apply_overrides
 from furnace_hpc.config.grids.own_code import with_own_code
 from furnace_hpc.config.grids.tune import check_row
 from furnace_hpc.config.identity import identity_hash

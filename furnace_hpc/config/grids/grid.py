@@ -18,15 +18,13 @@ from furnace_hpc.config.grids.settings import check_settings
 from furnace_hpc.config.grids.tune import Tune
 from furnace_hpc.config.identity import without_identity
 from furnace_hpc.config.metrics import Direction, checked_direction, metric_direction
-from furnace_hpc.config.own_code.references import SECTIONS_OF_PATHS
 from furnace_hpc.config.own_code.sources import OwnCode, read_own_code
 from furnace_hpc.config.parsing.lookup import find_file, parse_value, read_with_source
 from furnace_hpc.config.parsing.source_text import SourceText
-from furnace_hpc.config.parsing.text_safety import find_secret, short
+from furnace_hpc.config.parsing.text_safety import find_secret
 from furnace_hpc.config.parsing.validation import validate
 from furnace_hpc.config.train_config import TrainConfig
 
-MAX_DOTS = 32  # in a dotted key
 MAX_SWEPT = 100  # keys of axes and zip
 _RANGE = re.compile(r"([0-9]{1,9})\s*(?:-|\.\.|to)\s*([0-9]{1,9})")
 
@@ -366,45 +364,6 @@ def results_name(grid: Grid) -> str:
         return grid.name
     digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     return f"{grid.name}-{digits}"
-
-
-def apply_overrides(content: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
-    """A copy of nested `content` with dotted or nested `overrides`. Lists are replaced as a whole.
-
-    Raises:
-        ConfigError: a dotted key leads through a value that is not a mapping.
-    """
-    result = dict(content)
-    for key, value in overrides.items():
-        if str(key).count(".") > MAX_DOTS:
-            raise ConfigError(
-                f"key {short(str(key))!r} has more than {MAX_DOTS} dots. No config is so deep"
-            )
-        head, rest = split_key(str(key))
-        if rest:
-            inner = result.get(head, {})
-            if not isinstance(inner, dict):
-                got = short(repr(inner))
-                raise ConfigError(
-                    f"key {key!r} leads through {head!r}, which is {got}, wanted a mapping"
-                )
-            result[head] = apply_overrides(inner, {rest: value})
-        elif isinstance(value, dict) and isinstance(result.get(head), dict):
-            result[head] = apply_overrides(result[head], value)
-        else:
-            result[head] = value
-    return result
-
-
-def split_key(key: str) -> tuple[str, str]:
-    """The first part of a dotted key, and the rest. The dots of an import path split nothing."""
-    if ":" not in key:
-        head, _, rest = key.partition(".")
-        return head, rest
-    for section in SECTIONS_OF_PATHS:
-        if key.startswith(f"{section}."):
-            return section, key.removeprefix(f"{section}.")
-    return key, ""
 
 
 def select_names(names: list[str], chosen: Iterable[str], what: str) -> list[str]:
