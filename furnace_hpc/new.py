@@ -25,6 +25,13 @@ from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.launch.dataset_checks import count_lacking, fingerprints
 from furnace_hpc.runs.folder import write_atomically
 
+Data = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="DIR",
+        help="packed data set [data/NAME]. Repeatable: folds become the grid's `packs`",
+    ),
+]
 OwnNetwork = Annotated[
     bool,
     typer.Option(
@@ -37,13 +44,7 @@ def main(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="name of the grid: letters, digits, ., _ and -")
     ],
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="DIR",
-            help="packed data set [data/NAME]. Repeatable: folds become the grid's `packs`",
-        ),
-    ] = None,
+    data: Data = None,
     from_: Annotated[
         str | None,
         typer.Option(
