@@ -74,8 +74,8 @@ def test_the_copy_of_a_grid_needs_no_files(tmp_path):
         ({"model.network": "other.net:MyNet"}, ["no package 'other'", "Add it to code"]),
         ({"model.network": f"{PACKAGE}.losses:shrink"}, ["a function", "wanted a class"]),
         (
-            NETWORK | {"model.network_args": {"hiden": 3}},
-            ["no parameter 'hiden'", "did you mean 'hidden'?", "net.py:"],
+            NETWORK | {"model.network_args": {"hidden_size": 3}},
+            ["no parameter 'hidden_size'", "did you mean 'hidden'?", "net.py:"],
         ),
         (NETWORK | {"model.network_args": {"hidden": 1.5}}, ["got 1.5", "wanted int"]),
         (NETWORK | {"model.network_args": {"hidden": True}}, ["got True", "wanted int"]),
