@@ -27,6 +27,7 @@ COMMANDS = {
     "pack": "turn raw data into memory-mapped columns",
     "doctor": "check this machine, Slurm and a compute node, and report how to fix each problem",
     "drill": "disturb the runs of a tiny grid on this cluster, and check that nothing is lost",
+    "check": "check that your own network, fusion, encoder or loss keeps its contract",
     "train": "train one run folder, with torchrun or one process",
     "export": "turn a run's checkpoint into a folder that predicts on any machine",
     "predict": "predict with an exported model from text, image, audio, numbers, or some of them",

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,8 @@ from furnace_hpc.config.base import NAME_PATTERN
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.first_grid import FirstGrid, modality_rows
-from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.grids.grid import Grid, pin_code
+from furnace_hpc.config.grids.network_template import package_files, package_name
 from furnace_hpc.config.grids.row import GridRow
 from furnace_hpc.config.manifest import Manifest, check_files, read_manifest
 from furnace_hpc.config.parsing import strict_yaml
@@ -24,18 +26,26 @@ from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.launch.planning.dataset_checks import count_lacking, fingerprints
 from furnace_hpc.runs.folder import write_atomically
 
+Data = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="DIR",
+        help="packed data set [data/NAME]. Repeatable: folds become the grid's `packs`",
+    ),
+]
+OwnNetwork = Annotated[
+    bool,
+    typer.Option(
+        "--network", help="also write a network of your own as a template: experiments/NAME_code"
+    ),
+]
+
 
 def main(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="name of the grid: letters, digits, ., _ and -")
     ],
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="DIR",
-            help="packed data set [data/NAME]. Repeatable: folds become the grid's `packs`",
-        ),
-    ] = None,
+    data: Data = None,
     from_: Annotated[
         str | None,
         typer.Option(
@@ -45,6 +55,7 @@ def main(
             autocompletion=complete_grids,
         ),
     ] = None,
+    network: OwnNetwork = False,
     force: Annotated[bool, typer.Option("--force", help="replace experiments/NAME.yaml")] = False,
 ) -> None:
     """Write experiments/NAME.yaml, a study that is ready to submit.
@@ -64,26 +75,64 @@ def main(
     Or begin with a copy of a shipped grid: furnace new mine --from modalities
     """
     _check_name(name)
-    if data and from_:
-        raise ConfigError(
-            "--data and --from are both given. Give --data DIR for a first study of a data set, or "
-            "--from GRID for a copy"
-        )
+    if from_:
+        _check_copy(data, network)
     path = Path(FOLDERS["grid"]) / f"{name}.yaml"
     _check_free(path, name, force)
+    package = path.parent / package_name(name) if network else None
+    _check_no_package(package)
     if from_:
         text, options = _copied(from_, name), []
         grid, rows = _parsed(text, path)
     else:
         folders = _folders(name, data or [])
-        text, options = _first_grid(name, folders).text(), _data_root_option(folders[0].parent)
+        first = _first_grid(name, folders)
+        options = _data_root_option(folders[0].parent)
+        if package is not None:
+            first = replace(first, package=package.name)
+            _write_package(package, name)
+        text = first.text()
         grid, rows = _parsed(text, path)
         fingerprints(rows, folders[0].parent, dry_run=True)
     write_atomically(path, text)
-    print(f"wrote {path}")
+    print(f"wrote {' and '.join(str(made) for made in (path, package) if made)}")
     for line in _summary(grid, rows):
         print(line)
-    print(f"then: {furnace('submit', '--grid', name, *options)}")
+    for line in _next_commands(name, package, options):
+        print(line)
+
+
+def _check_copy(data: list[Path] | None, network: bool) -> None:
+    """Raise ConfigError if an option does not go with --from."""
+    if data:
+        raise ConfigError(
+            "--data and --from are both given. Give --data DIR for a first study of a data set, or "
+            "--from GRID for a copy"
+        )
+    if network:
+        raise ConfigError(
+            "--network and --from are both given. Leave one out: --network needs a first study"
+        )
+
+
+def _next_commands(name: str, package: Path | None, options: list[str]) -> Iterator[str]:
+    """Lines with the commands to give next."""
+    if package is not None:
+        yield f"first: {furnace('check', '--grid', name, '--variant', 'own', *options)}"
+    yield f"then: {furnace('submit', '--grid', name, *options)}"
+
+
+def _check_no_package(package: Path | None) -> None:
+    """Raise ConfigError if the folder exists. Code of a user is never replaced."""
+    if package is not None and package.exists():
+        raise ConfigError(
+            f"{package} exists, and your code is never replaced. Choose another name, or move it"
+        )
+
+
+def _write_package(package: Path, name: str) -> None:
+    for file, text in package_files(name).items():
+        write_atomically(package / file, text)
 
 
 def _summary(grid: Grid, rows: list[GridRow]) -> Iterator[str]:
@@ -198,6 +247,8 @@ def _manifest(folder: Path) -> Manifest:
 def _parsed(text: str, path: Path) -> tuple[Grid, list[GridRow]]:
     """Check the text of a grid as `submit` does."""
     grid = validate(Grid, strict_yaml.load(text), str(path))
+    if grid.code:
+        grid = pin_code(grid, path)
     return grid, expand_rows(grid)
 
 

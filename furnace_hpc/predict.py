@@ -48,6 +48,12 @@ def main(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, ... [a GPU if there is one]")
     ] = None,
+    trust_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-code", help="run the model's own code, if it has any: it can do all you can"
+        ),
+    ] = False,
 ) -> None:
     """Predict for one sample, or for each line of a file. Give any of a sample's modalities.
 
@@ -64,7 +70,7 @@ def main(
     from furnace_hpc.inference.batch_predict import answer_file, to_json, to_text
     from furnace_hpc.inference.predictor import Predictor
 
-    predictor = Predictor.load(model, device)
+    predictor = Predictor.load(model, device, trust_code)
     if input_ is not None:
         failed = answer_file(predictor, input_, sys.stdout, sys.stderr, top, json_, batch_size)
         raise typer.Exit(min(1, failed))

@@ -47,6 +47,7 @@ from furnace_hpc.monitor.run_status import StatusResolver, observe
 from furnace_hpc.monitor.tuning import GetStatus, next_stage
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.own_code import own_code_to_copy
 from furnace_hpc.runs.resume_overrides import read_overrides
 from furnace_hpc.runs.snapshot import source
 from furnace_hpc.runs.state import RunState
@@ -239,7 +240,7 @@ def make_plan_of(
     grid, folder = options.grid, options.folder
     choices = Choices(
         code_hash=code_hash(),
-        snapshot=source().snapshot_hash,
+        snapshot=source(own_code_to_copy(grid)).snapshot_hash,
         data_root=options.data_root,
         retry=options.retry,
         new_code=options.new_code,

@@ -182,7 +182,10 @@ def subsets(modalities: tuple[M, ...]) -> list[tuple[M, ...]]:
 
 
 def metric_names(
-    kinds: dict[str, str], modalities: tuple[str, ...], splits: tuple[str, ...]
+    kinds: dict[str, str],
+    modalities: tuple[str, ...],
+    splits: tuple[str, ...],
+    own: tuple[str, ...] = (),
 ) -> list[str]:
     """Every metric of a run.
 
@@ -190,13 +193,14 @@ def metric_names(
         kinds: task -> kind.
         modalities: of the network. If empty, only the metrics of every evaluation are returned.
         splits: names of splits.
+        own: names of the user's own metrics, which every task has.
     """
     parts = subsets(modalities)
     names = [
         f"{split}/{task}/{name}"
         for split in splits
         for task, kind in kinds.items()
-        for name in METRICS[kind]
+        for name in (*METRICS[kind], *own)
     ]
     tests = [name for name in names if name.startswith("test/")]
     names += [f"{name}@{'+'.join(part)}" for name in tests for part in parts]

@@ -110,6 +110,12 @@ class TrainConfig(Config):
         description="hash of the pack's name if the grid has several packs. It is set by the grid "
         "and changes the seed of the training, so that packs are independent",
     )
+    own_code: str | None = Field(
+        default=None,
+        json_schema_extra=ADDED_LATER,
+        description="hash of the grid's `code` if the row uses it. It is set by the grid, so that "
+        "a run is never that of other code",
+    )
     deterministic: bool = Field(
         default=True, description="CUDA: use only algorithms that give the same bits every time"
     )
@@ -168,7 +174,8 @@ class TrainConfig(Config):
             raise ValueError(
                 "task 'consistency': metrics of two modalities have this name. Choose another"
             )
-        check_metric(self.selection_metric, self.tasks, splits=("val",))
+        own = self.evaluation.own_metrics
+        check_metric(self.selection_metric, self.tasks, splits=("val",), own=own)
         self._check_compile()
         self._check_optimizer()
         for term in self.loss.compares_samples:
@@ -322,12 +329,14 @@ def check_metric(
     tasks: tuple[TaskConfig, ...],
     modalities: tuple[str, ...] = (),
     splits: tuple[str, ...] = ("val", "test"),
+    own: tuple[str, ...] = (),
 ) -> None:
     """Raise ConfigError unless a run of these tasks and modalities has this metric.
 
-    Without modalities, metrics that are measured at the end of a run are unknown.
+    Without modalities, metrics that are measured at the end of a run are unknown. `own` has the
+    names of the user's own metrics.
     """
-    valid = metric_names({task.name: task.kind for task in tasks}, modalities, splits)
+    valid = metric_names({task.name: task.kind for task in tasks}, modalities, splits, own)
     plain, target = split_target(metric)
     # The targets of a regression are in the data: launch/dataset_checks.py checks the name.
     kinds = {task.name: task.kind for task in tasks}

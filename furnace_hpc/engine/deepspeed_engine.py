@@ -12,7 +12,7 @@ from furnace_hpc.engine.optimization.groups import parameter_groups
 from furnace_hpc.engine.optimization.optimizers import TRIED_BY_DEEPSPEED, make_optimizer
 from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.engine.speed.gradient_check import step_without_waits
-from furnace_hpc.model.fine_tuning import checkpoint_encoders
+from furnace_hpc.model.fine_tuning import checkpoint_encoders, encoders_of
 
 Engine = Any  # deepspeed.DeepSpeedEngine; the library has no types
 _PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -44,8 +44,7 @@ def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) ->
         # blocks.
         deepspeed.checkpointing.configure(None, deepspeed_config=engine.config)
         engine.module.checkpoint_activations(deepspeed.checkpointing.checkpoint)
-    if isinstance(encoders := getattr(model, "encoders", None), nn.ModuleDict):
-        checkpoint_encoders(encoders, config.model)
+    checkpoint_encoders(encoders_of(model), config.model)
     if config.deepspeed.bf16.check_grad_overflow is False:
         step_without_waits(engine.optimizer)
     _check(engine, config, processes.world_size)

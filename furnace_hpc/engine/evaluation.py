@@ -5,7 +5,7 @@ N samples, M modalities, C classes, D width.
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from furnace_hpc.engine.deepspeed_engine import Engine
 from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.host.durable_files import replaced_file
 from furnace_hpc.model.consistency import consistency_block
+from furnace_hpc.model.own_functions import own_metrics
 from furnace_hpc.model.scores import (
     mean_prediction,
     multi_label_scores,
@@ -62,9 +63,14 @@ class Scoring:
     """Of a multi-label task."""
     scale: TargetScale | None = None
     """Of a regression."""
+    extra: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """The user's own metrics: import path -> parameters."""
 
     def scores(self, logits_NC: Tensor, labels: Tensor) -> dict[str, float]:
         """Compute all metrics of the task."""
+        return self._built_in(logits_NC, labels) | own_metrics(self.extra, logits_NC, labels)
+
+    def _built_in(self, logits_NC: Tensor, labels: Tensor) -> dict[str, float]:
         match self.task.kind:
             case "single_label":
                 return single_label_scores(logits_NC, labels)
@@ -118,7 +124,12 @@ def evaluate(
         )
     scores: dict[str, float] = {}
     for task in tasks:
-        scoring = Scoring(task, thresholds.get(task.name, 0.5), scales.get(task.name))
+        scoring = Scoring(
+            task,
+            thresholds.get(task.name, 0.5),
+            scales.get(task.name),
+            context.config.evaluation.extra,
+        )
         scores |= _task_scores(scoring, split, outputs, modality_subsets, modalities)
     if with_subsets:
         scores |= _consistency(outputs, modalities)

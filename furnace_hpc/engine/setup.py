@@ -33,10 +33,12 @@ from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.engine.speed.compilation import compile_blocks
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.model.encoders.input_shapes import InputShapes
-from furnace_hpc.model.network import FusionModel
+from furnace_hpc.model.network import Network
+from furnace_hpc.model.own_network import make_network
 from furnace_hpc.model.square_root import round_correctly
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.runs.own_code import use_own_code
 from furnace_hpc.runs.records.attempts import Attempt, read_attempt
 from furnace_hpc.runs.resume_overrides import overridden
 
@@ -54,6 +56,7 @@ def set_up(
     record = read_attempt(folder, attempt)
     _check_attempt(folder, record, processes)
     config = overridden(spec.config, record.overrides)
+    use_own_code(config, folder)
     set_up_torch(config)
     round_correctly(False)
     if config.portable:
@@ -63,7 +66,7 @@ def set_up(
     config = _choose_micro_batch(config, columns, folder, attempt, processes, watchdog)
 
     watchdog.heartbeat("building the model")
-    model = _build_model(config, columns.manifest)
+    model = build_model(config, columns.manifest)
     initial_weights = set_initial_weights(model, config, folder, processes, watchdog.heartbeat)
     if processes.is_rank_zero:
         _print_left_out(model)
@@ -115,7 +118,7 @@ def _choose_micro_batch(
 
     def make_engine(tried: TrainConfig) -> Engine:
         watchdog.heartbeat(f"trying micro_batch_size {tried.micro_batch_size}")
-        model = _build_model(tried, columns.manifest)
+        model = build_model(tried, columns.manifest)
         place(model, tried, processes)
         return build_engine(model, tried, processes)
 
@@ -124,7 +127,7 @@ def _choose_micro_batch(
 
 
 def _count_flops(
-    model: FusionModel,
+    model: Network,
     config: TrainConfig,
     manifest: Manifest,
     folder: RunFolder,
@@ -177,17 +180,17 @@ def _open_columns(data_dir: str, fingerprint: str, watchdog: Watchdog) -> Column
     return columns
 
 
-def _build_model(config: TrainConfig, manifest: Manifest) -> FusionModel:
+def build_model(config: TrainConfig, manifest: Manifest) -> Network:
     """Build the network with the same initial weights on every rank."""
     num_classes = {task.name: len(manifest.labels[task.name].classes) for task in config.tasks}
     seed_everything(config.training_seed)
     shapes = InputShapes.of(manifest)
-    return FusionModel(config.model, shapes, num_classes, config.loss, config.ordinal_tasks)
+    return make_network(config.model, shapes, num_classes, config.loss, config.ordinal_tasks)
 
 
-def _print_left_out(model: FusionModel) -> None:
+def _print_left_out(model: Network) -> None:
     """Print which weights in the files of trained encoders are not used."""
-    for encoder in model.encoders.values():
+    for encoder in model.furnace_encoders().values():
         if left_out := getattr(encoder, "left_out", ""):
             with suppress(OSError):  # the log may be on a full disk
                 print(f"{encoder.about}: weights that are not used: {left_out}", flush=True)

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import TEXT_SECOND, Manifest
+from furnace_hpc.config.own_code.sources import OWN_CODE, files_of
 from furnace_hpc.config.parsing.utf8_path import utf8_path
 from furnace_hpc.data.columns import open_columns, rename_into_place
 from furnace_hpc.data.packing.sample import Values
@@ -31,15 +32,17 @@ from furnace_hpc.inference.model_folder import (
     WEIGHTS,
     Exported,
     Provenance,
+    needs_code,
 )
 from furnace_hpc.inference.predictor import Predictor
 from furnace_hpc.inference.preprocess import make_tokenizer
 from furnace_hpc.inference.source import Checkpoint, check_checkpoint, find_checkpoint, find_data
 from furnace_hpc.inference.torch_export import make_program, relative_difference
 from furnace_hpc.model.encoders.weights import architectures
-from furnace_hpc.model.network import FusionModel
+from furnace_hpc.model.network import Network
 from furnace_hpc.model.scores import mean_prediction
 from furnace_hpc.runs.code import code_hash
+from furnace_hpc.runs.own_code import find_own_code, use_own_code
 from furnace_hpc.runs.records.checkpoint_files import describe
 from furnace_hpc.runs.records.predictions import read_arrays
 
@@ -94,6 +97,8 @@ def export(
         _save(weights, temporary / WEIGHTS)
         if token_reader:
             token_reader.save(temporary / TOKENIZER)
+        if needs_code(checkpoint.config):
+            _copy_code(checkpoint, temporary / OWN_CODE)
         _write_config(temporary, exported)
         exported = _compare(temporary, exported, weights, checkpoint, pack, with_program, report)
         exported = _write_config(temporary, exported)
@@ -111,7 +116,7 @@ def _check_out(out: Path, replace: bool) -> None:
     if not out.is_dir():
         raise ConfigError(f"--out {out} is a file. Choose another folder")
     found = {entry.name for entry in out.iterdir()}
-    if foreign := found - {CONFIG, WEIGHTS, TOKENIZER, PROGRAM}:
+    if foreign := found - {CONFIG, WEIGHTS, TOKENIZER, PROGRAM, OWN_CODE}:
         raise ConfigError(
             f"--out {out} contains {min(foreign)!r}, which is not a file of an exported model. "
             f"Choose an empty or new folder"
@@ -121,6 +126,19 @@ def _check_out(out: Path, replace: bool) -> None:
             f"--out {out} contains an exported model. Choose another folder, or replace the model "
             f"with --force"
         )
+
+
+def _copy_code(checkpoint: Checkpoint, target: Path) -> None:
+    """Copy the run's own code from its snapshot. The hash of the run's config describes it.
+
+    Raises:
+        ConfigError: there is no such snapshot, or other users could change it.
+    """
+    source = find_own_code(str(checkpoint.config.own_code), checkpoint.folder)
+    for name, path in files_of(source).items():
+        copied = target / name
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(copied, path.read_bytes())
 
 
 def _read_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -153,6 +171,8 @@ def _describe_model(checkpoint: Checkpoint, data: Manifest, weights: dict[str, T
         scores=scores,
         provenance=_provenance(checkpoint),
     )
+    if needs_code(config):
+        use_own_code(config, checkpoint.folder)
     network = exported.network()
     _check_names(network, weights, checkpoint)
     sha256 = parameters_sha256({name: weights[name] for name, _ in network.named_parameters()})
@@ -163,7 +183,7 @@ def _describe_model(checkpoint: Checkpoint, data: Manifest, weights: dict[str, T
             f"{checkpoint.folder.result}. One of the two was changed: copy the run again"
         )
     provenance = exported.provenance.model_copy(update={"parameters_sha256": sha256})
-    found = architectures(network.encoders, config.model)
+    found = architectures(nn.ModuleDict(network.furnace_encoders()), config.model)
     return exported.model_copy(update={"architectures": found, "provenance": provenance})
 
 
@@ -192,7 +212,7 @@ def _provenance(checkpoint: Checkpoint) -> Provenance:
     )
 
 
-def _check_names(network: FusionModel, weights: dict[str, Tensor], checkpoint: Checkpoint) -> None:
+def _check_names(network: Network, weights: dict[str, Tensor], checkpoint: Checkpoint) -> None:
     """Raise ConfigError unless the weights have the network's names and shapes."""
     wanted = {name: value.shape for name, value in network.state_dict().items()}
     found = {name: value.shape for name, value in weights.items()}
@@ -207,7 +227,8 @@ def _check_names(network: FusionModel, weights: dict[str, Tensor], checkpoint: C
 
 def _write_config(folder: Path, exported: Exported) -> Exported:
     """Write config.json with the size and hash of the other files. All are synced to disk."""
-    files = sorted(entry for entry in folder.iterdir() if entry.name != CONFIG)
+    entries = sorted(folder.iterdir())
+    files = [entry for entry in entries if entry.is_file() and entry.name != CONFIG]
     for path in files:
         sync(path)
     described = {path.name: tuple(describe(path)) for path in files}
@@ -241,7 +262,7 @@ def _compare(
     _check_equal(folder, weights)
     count = sum(value.numel() for value in weights.values())
     report(f"{count:,} weights of step {checkpoint.step}, loaded again: equal bit for bit")
-    predictor = Predictor.load(folder, device="cpu")
+    predictor = Predictor.load(folder, device="cpu", trust_code=True)
     compared = _compare_logits(predictor, checkpoint, pack)
     report(f"outputs: {compared}")
     provenance = exported.provenance.model_copy(update={"compared": compared})

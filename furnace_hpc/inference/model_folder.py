@@ -4,6 +4,7 @@
     model.safetensors   fp32 weights under the network's parameter names
     tokenizer.json      if the network reads text
     model.pt2           with `--format torch_export`: the computation for other programs
+    own_code/           the user's own network, fusion or encoder. It runs only if it is trusted
 
 No file contains a pickle. `config.json` has the size and hash of the other files.
 """
@@ -20,6 +21,9 @@ from torch import Tensor, nn
 from furnace_hpc.config.base import Config
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import MODALITIES, Manifest, Statistics
+from furnace_hpc.config.own_code.loading import use_folder
+from furnace_hpc.config.own_code.references import CLASSES, references
+from furnace_hpc.config.own_code.sources import OWN_CODE, content_hash, files_of
 from furnace_hpc.config.parsing.utf8_path import utf8_path
 from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.data.loading.batches import standardised
@@ -27,7 +31,8 @@ from furnace_hpc.data.loading.numbers import prepared_numbers
 from furnace_hpc.data.loading.targets import TargetScale, target_scales
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
 from furnace_hpc.model.encoders.input_shapes import InputShapes
-from furnace_hpc.model.network import FusionModel
+from furnace_hpc.model.network import Network
+from furnace_hpc.model.own_network import make_network
 from furnace_hpc.runs.records.checkpoint_files import describe
 
 CONFIG = "config.json"
@@ -111,13 +116,13 @@ class Exported(Config):
         """Classes of a multi-label task with a higher probability are in its answer."""
         return self.thresholds.get(task, 0.5)
 
-    def network(self) -> FusionModel:
+    def network(self) -> Network:
         """Build the network with random weights, in fp32."""
         shapes = InputShapes.of(self.data, self.architectures)
         labels = self.data.labels
         num_classes = {task.name: len(labels[task.name].classes) for task in self.config.tasks}
         ordinal = self.config.ordinal_tasks
-        return FusionModel(self.config.model, shapes, num_classes, self.config.loss, ordinal)
+        return make_network(self.config.model, shapes, num_classes, self.config.loss, ordinal)
 
 
 class Deployed(nn.Module):
@@ -127,7 +132,7 @@ class Deployed(nn.Module):
     in fp64.
     """
 
-    def __init__(self, network: FusionModel, exported: Exported) -> None:
+    def __init__(self, network: Network, exported: Exported) -> None:
         super().__init__()
         self.network = network.to(DTYPES[exported.config.deepspeed.precision]).eval()
         for name, statistics in exported.data.statistics.items():
@@ -224,7 +229,35 @@ def _is_as_described(folder: Path, name: str, described: tuple[int, str]) -> boo
     return path.is_file() and tuple(describe(path)) == described
 
 
-def load_network(folder: Path, exported: Exported) -> FusionModel:
+def needs_code(config: TrainConfig) -> bool:
+    """Whether the network of a config has modules of own code. Losses and metrics do not count."""
+    return any(reference.kind in CLASSES for reference in references(config))
+
+
+def use_exported_code(folder: Path, exported: Exported, trust_code: bool) -> None:
+    """Let this process import the own code of an exported model.
+
+    Raises:
+        ConfigError: the code is not trusted, or has changed since the export.
+    """
+    if not needs_code(exported.config):
+        return
+    code = folder / OWN_CODE
+    files = files_of(code)
+    if not trust_code:
+        raise ConfigError(
+            f"{folder} has code of its own ({', '.join(files) or 'which is missing'}), which would "
+            f"run as you. Read it in {code}, and add --trust-code if you trust it"
+        )
+    if content_hash(files) != exported.config.own_code:
+        raise ConfigError(
+            f"{code} has changed since the export, or is missing. Copy it again, or export the "
+            f"model again"
+        )
+    use_folder(code)
+
+
+def load_network(folder: Path, exported: Exported) -> Network:
     """Build the network with its weights, in fp32.
 
     Raises:

@@ -29,6 +29,7 @@ from furnace_hpc.inference.model_folder import (
     Exported,
     load_network,
     read_exported,
+    use_exported_code,
 )
 from furnace_hpc.inference.preprocess import Preprocessor
 
@@ -82,19 +83,23 @@ class Predictor:
         self.model = model.to(device).eval()
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | None = None) -> "Predictor":
+    def load(
+        cls, folder: str | Path, device: str | None = None, trust_code: bool = False
+    ) -> "Predictor":
         """Load the folder of an exported model.
 
         Args:
             folder: has config.json.
             device: cpu, cuda, cuda:1, ... None selects a GPU if there is one.
+            trust_code: run the folder's own code, if it has any.
 
         Raises:
-            ConfigError: the folder is no exported model, the model is damaged, or there is no such
-                device.
+            ConfigError: the folder is no exported model, the model is damaged, its own code is not
+                trusted, or there is no such device.
         """
         folder = Path(folder)
         exported, torch_device = read_exported(folder), _device(device)
+        use_exported_code(folder, exported, trust_code)
         try:
             tokenizer = None
             if "text" in exported.modalities:

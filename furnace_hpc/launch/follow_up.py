@@ -19,6 +19,7 @@ from furnace_hpc.monitor.tuning import next_stage
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission, submissions
+from furnace_hpc.runs.own_code import own_code_to_copy
 from furnace_hpc.runs.snapshot import source
 from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt
 from furnace_hpc.runs.submitted import SubmissionRow
@@ -75,7 +76,7 @@ def plan_next_stage(
     newest = scopes[-1][1]
     choices = Choices(
         code_hash=code_hash(),
-        snapshot=source().snapshot_hash,
+        snapshot=source(own_code_to_copy(grid)).snapshot_hash,
         data_root=Path(newest.data_root),
         get_status=resolver,
         adopt=newest.adopt,

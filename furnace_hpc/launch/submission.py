@@ -22,6 +22,7 @@ from furnace_hpc.launch.planning.plan import Action, Plan, PlannedRun, Scope
 from furnace_hpc.runs.adopted import link
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.journal import SCOPE, SbatchCall, Submission, submissions
+from furnace_hpc.runs.own_code import own_code_to_copy
 from furnace_hpc.runs.records import declaration
 from furnace_hpc.runs.snapshot import take_snapshot
 from furnace_hpc.runs.state import RunState, close_open_attempt, read_status
@@ -235,7 +236,7 @@ def _check_unchanged(plan: Plan) -> None:
             raise ConfigError(
                 f"run {run.folder.run_id} has changed since the plan was made: repeat the command"
             )
-    if take_snapshot(plan.folder).name != plan.snapshot:
+    if take_snapshot(plan.folder, own_code_to_copy(plan.grid)).name != plan.snapshot:
         raise ConfigError("the code has changed since the plan was made: repeat the command")
     older = {run.attempt.snapshot for run in plan.to_do} - {plan.snapshot}
     for snapshot in older:

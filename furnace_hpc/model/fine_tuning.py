@@ -6,7 +6,7 @@ neither does its input. So autograd keeps none of its activations, and the optim
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from torch import nn
@@ -23,12 +23,12 @@ ALL_LINEAR = "all-linear"  # peft's name of all linear layers
 class Layers(NamedTuple):
     """The layers of a network."""
 
-    count: int
+    number: int
     depths: dict[str, int]
-    """Parameter -> 0 for embeddings, 1 to `count` for layers, and `count` + 1 for what follows."""
+    """Parameter -> 0 for embeddings, 1 to `number` for layers, and `number` + 1 for what follows."""
 
 
-def fine_tune(encoders: nn.ModuleDict, config: ModelConfig) -> tuple[nn.Module, ...]:
+def fine_tune(encoders: Mapping[str, nn.Module], config: ModelConfig) -> tuple[nn.Module, ...]:
     """Freeze encoders and add adapters. Return the modules that stay in evaluation mode.
 
     Raises:
@@ -55,7 +55,7 @@ def network_of(encoder: nn.Module) -> nn.Module:
     return encoder
 
 
-def checkpoint_encoders(encoders: nn.ModuleDict, config: ModelConfig) -> None:
+def checkpoint_encoders(encoders: Mapping[str, nn.Module], config: ModelConfig) -> None:
     """Compute the layers of those encoders again in backward that the config names.
 
     Raises:
@@ -73,25 +73,32 @@ def checkpoint_encoders(encoders: nn.ModuleDict, config: ModelConfig) -> None:
         enable({"use_reentrant": False})
 
 
-def rate_multipliers(encoders: nn.ModuleDict, config: ModelConfig) -> dict[str, float]:
+def rate_multipliers(
+    encoders: Mapping[str, nn.Module], config: ModelConfig
+) -> dict[nn.Parameter, float]:
     """Parameter -> multiple of the learning rate, of the encoders that have another rate than 1.
 
-    Names are those in `encoders`. The projection behind an encoder's network is new, so it learns
-    at the full rate.
+    The projection behind an encoder's network is new, so it learns at the full rate.
     """
-    found = {}
+    found: dict[nn.Parameter, float] = {}
     for name, encoder in encoders.items():
         settings, network = config.encoder(name), network_of(encoder)
         if settings.lr_multiplier == settings.layer_decay == 1:
             continue
-        prefix = _prefix(encoder, network)
-        for parameter, _ in network.named_parameters():
-            found[f"{name}.{prefix}{parameter}"] = settings.lr_multiplier
+        parameters = dict(network.named_parameters())
+        found |= dict.fromkeys(parameters.values(), settings.lr_multiplier)
         if settings.layer_decay < 1:
             layers = layers_of(network, f"model.{name}.layer_decay")
             for parameter, depth in layers.depths.items():
-                decay = settings.layer_decay ** (layers.count + 1 - depth)
-                found[f"{name}.{prefix}{parameter}"] *= decay
+                decay = settings.layer_decay ** (layers.number + 1 - depth)
+                found[parameters[parameter]] *= decay
+    return found
+
+
+def encoders_of(model: nn.Module) -> Mapping[str, nn.Module]:
+    """Modality -> the encoder that Furnace has made for a network. Empty for other networks."""
+    get_encoders = getattr(model, "furnace_encoders", None)
+    found: Mapping[str, nn.Module] = get_encoders() if get_encoders else {}
     return found
 
 
@@ -144,10 +151,10 @@ def _freeze(network: nn.Module, settings: EncoderConfig, name: str) -> None:
     layers, last = layers_of(network, key), 0
     if isinstance(settings.freeze, int):
         last = settings.freeze
-    if last > layers.count:
+    if last > layers.number:
         raise ConfigError(
-            f"{key} is {last}, but the encoder {type(network).__name__} has {layers.count} layers. "
-            f"Write at most {layers.count}, or all"
+            f"{key} is {last}, but the encoder {type(network).__name__} has {layers.number} layers. "
+            f"Write at most {layers.number}, or all"
         )
     for parameter, value in network.named_parameters():
         if layers.depths[parameter] <= last:
@@ -178,7 +185,7 @@ def _add_adapters(network: nn.Module, lora: LoraConfig, name: str) -> None:
         ) from None
     settings = PeftConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft only divides it by the rank
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets) or ALL_LINEAR,
         use_dora=lora.dora,
@@ -192,9 +199,3 @@ def _add_adapters(network: nn.Module, lora: LoraConfig, name: str) -> None:
             f"model.{name}.lora.targets {list(lora.targets)} cannot get adapters ({reason}). Write "
             "names of linear layers of the encoder, or remove targets"
         ) from None
-
-
-def _prefix(encoder: nn.Module, network: nn.Module) -> str:
-    if network is encoder:
-        return ""
-    return next(f"{name}." for name, child in encoder.named_children() if child is network)

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from furnace_hpc.config.own_code.references import loss_weight
 from furnace_hpc.config.sections.loss import LossConfig
 from furnace_hpc.config.sections.tasks import TaskConfig
+from furnace_hpc.model.contracts import LossInputs
+from furnace_hpc.model.own_functions import own_loss
 from furnace_hpc.model.square_root import square_root
 
 NO_WEIGHTS: Mapping[str, Tensor] = MappingProxyType({})
@@ -79,6 +82,12 @@ def total_loss(
             output["unimodal"], labels, present_BM, tasks, class_weights
         )
         parts["loss"] = parts["loss"] + config.unimodal * parts["unimodal"]
+    if config.extra:
+        inputs = LossInputs(output["logits"], labels, features_BMD, present_BM)
+        for path, term in config.extra.items():
+            name, value = own_loss(path, term, inputs)
+            parts[name] = value
+            parts["loss"] = parts["loss"] + loss_weight(term) * value
     return parts
 
 

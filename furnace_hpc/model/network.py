@@ -4,8 +4,8 @@ B batch, M modalities, T tokens, D width, C classes, P width of a projection.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,53 +25,68 @@ from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.fine_tuning import fine_tune
 from furnace_hpc.model.fusion import ConcatFusion, GatedFusion, LowRankFusion
 from furnace_hpc.model.heads import make_head
+from furnace_hpc.model.own_modules import own_fusion
 
 
-class FusionModel(nn.Module):
-    """Encode each modality into tokens, fuse them, and apply the heads of the tasks.
+class Computed(NamedTuple):
+    """What a network computes from its inputs."""
 
-    The input of the heads is the fused vector plus the mean of the present modalities' features.
-    Every encoder runs for every batch, because under ZeRO stage 3 all ranks must call the same
-    collectives. Zeros replace an absent input, and its tokens are multiplied by zero.
-    """
+    logits: dict[str, Tensor]
+    """Task -> [B, C]."""
+    features_BMD: Tensor
+    subsets: list[dict[str, Tensor]]
+    """Task -> [B, C] per subset."""
 
-    def __init__(
+
+class Network(nn.Module):
+    """A network of any kind, with modality dropout and the heads that losses need."""
+
+    unimodal: nn.ModuleDict
+    projections: "ProjectionHeads | None"
+    expanders: nn.ModuleList | None
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.modalities, self.modality_dropout = config.modalities, config.modality_dropout
+        self.checkpoint: Checkpoint | None = None
+
+    def _add_loss_heads(
         self,
         config: ModelConfig,
-        shapes: InputShapes,
         num_classes: dict[str, int],
-        loss: LossConfig | None = None,
-        ordinal: frozenset[str] = frozenset(),
+        loss: LossConfig,
+        ordinal: frozenset[str],
     ) -> None:
-        super().__init__()
-        loss = loss or LossConfig()
-        self.modalities, self.modality_dropout = config.modalities, config.modality_dropout
-        self.encoders = nn.ModuleDict(
-            {name: make_encoder(name, config, shapes) for name in config.modalities}
-        )
-        self.norms = nn.ModuleDict({name: nn.LayerNorm(config.width) for name in config.modalities})
-        self.fusion = _fusion(config)
-        self.heads = nn.ModuleDict(
-            {
-                task: make_head(config.width, count, task in ordinal)
-                for task, count in num_classes.items()
-            }
-        )
+        """Make the heads that losses need. Their initial values are drawn after all others."""
         self.unimodal = nn.ModuleDict()
         if loss.unimodal:
             self.unimodal = _unimodal_heads(config, num_classes, ordinal)
         self.projections = ProjectionHeads(config, loss) if loss.info_nce else None
         self.expanders = _expanders(config, loss) if loss.vicreg else None
-        self.checkpoint: Checkpoint | None = None
         # Last, so that the other initial weights do not depend on it.
-        self._frozen = fine_tune(self.encoders, config)
+        self._frozen = fine_tune(self.furnace_encoders(), config)
 
-    def train(self, mode: bool = True) -> "FusionModel":
+    def train(self, mode: bool = True) -> "Network":
         """Set the mode. Frozen layers stay in evaluation mode, without dropout."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
         return self
+
+    def furnace_encoders(self) -> Mapping[str, nn.Module]:
+        """Modality -> its encoder, if Furnace has made one."""
+        raise NotImplementedError
+
+    def compute(
+        self,
+        inputs: dict[str, Tensor],
+        lengths: dict[str, Tensor],
+        present_BM: Tensor,
+        subsets: Sequence[Sequence[int]],
+        complete: frozenset[str],
+    ) -> Computed:
+        """Compute what `forward` returns of the network itself. The arguments are the same."""
+        raise NotImplementedError
 
     def checkpoint_activations(self, checkpoint: Checkpoint) -> None:
         """Recompute attention blocks in backward instead of keeping their activations."""
@@ -120,15 +135,14 @@ class FusionModel(nn.Module):
         lengths = {name: length for name, length in lengths.items() if name not in complete}
         if self.training and self.modality_dropout:
             complete = frozenset()
-        tokens, masks = self._encode(inputs, lengths, present_BM)
-        fused_BD, features_BMD = self._fuse(tokens, masks, present_BM, complete)
+        logits, features_BMD, of_subsets = self.compute(
+            inputs, lengths, present_BM, subsets, complete
+        )
         output: dict[str, Any] = {
-            "logits": self._logits(fused_BD),
+            "logits": logits,
             "features": features_BMD,
             "present": present_BM,
-            "subsets": [
-                self._logits_of(subset, tokens, masks, present_BM, complete) for subset in subsets
-            ],
+            "subsets": of_subsets,
         }
         if len(self.unimodal):
             output["unimodal"] = self._unimodal_logits(features_BMD)
@@ -155,6 +169,57 @@ class FusionModel(nn.Module):
             parts = [head(part) for head, part in zip(heads, features, strict=True)]
             logits[task] = torch.stack(parts, dim=1)
         return logits
+
+
+class FusionModel(Network):
+    """Encode each modality into tokens, fuse them, and apply the heads of the tasks.
+
+    The input of the heads is the fused vector plus the mean of the present modalities' features.
+    Every encoder runs for every batch, because under ZeRO stage 3 all ranks must call the same
+    collectives. Zeros replace an absent input, and its tokens are multiplied by zero.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        shapes: InputShapes,
+        num_classes: dict[str, int],
+        loss: LossConfig | None = None,
+        ordinal: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__(config)
+        self.encoders = nn.ModuleDict(
+            {name: make_encoder(name, config, shapes) for name in config.modalities}
+        )
+        self.norms = nn.ModuleDict({name: nn.LayerNorm(config.width) for name in config.modalities})
+        self.fusion = _fusion(config)
+        self.heads = nn.ModuleDict(
+            {
+                task: make_head(config.width, count, task in ordinal)
+                for task, count in num_classes.items()
+            }
+        )
+        self._add_loss_heads(config, num_classes, loss or LossConfig(), ordinal)
+
+    def furnace_encoders(self) -> Mapping[str, nn.Module]:
+        """Modality -> its encoder."""
+        return cast(Mapping[str, nn.Module], self.encoders)
+
+    def compute(
+        self,
+        inputs: dict[str, Tensor],
+        lengths: dict[str, Tensor],
+        present_BM: Tensor,
+        subsets: Sequence[Sequence[int]],
+        complete: frozenset[str],
+    ) -> Computed:
+        """Encode once, and fuse the tokens of all modalities and of each subset."""
+        tokens, masks = self._encode(inputs, lengths, present_BM)
+        fused_BD, features_BMD = self._fuse(tokens, masks, present_BM, complete)
+        of_subsets = [
+            self._logits_of(subset, tokens, masks, present_BM, complete) for subset in subsets
+        ]
+        return Computed(self._logits(fused_BD), features_BMD, of_subsets)
 
     def _encode(
         self, inputs: dict[str, Tensor], lengths: dict[str, Tensor], present_BM: Tensor
@@ -190,8 +255,10 @@ class FusionModel(nn.Module):
                 fused_BD = self.fusion(tokens, masks, self.checkpoint, is_complete)
             case BottleneckFusion():
                 fused_BD = self.fusion(tokens, masks, present_BM, self.checkpoint, is_complete)
-            case _:
+            case ConcatFusion() | GatedFusion() | LowRankFusion():
                 fused_BD = self.fusion(features_BMD, present_BM)
+            case _:
+                fused_BD = self.fusion(features_BMD, present_BM, tokens, masks)
         return fused_BD + masked_mean(features_BMD, present_BM), features_BMD
 
     def _logits(self, fused_BD: Tensor) -> dict[str, Tensor]:
@@ -258,6 +325,7 @@ def _fusion(config: ModelConfig) -> nn.Module:
             return CrossAttentionFusion(M, width, *attention)
         case "bottleneck":
             return BottleneckFusion(M, width, *attention, config.bottleneck_tokens)
+    return own_fusion(config)
 
 
 def _unimodal_heads(

@@ -34,6 +34,11 @@ def code_hash() -> str:
     return digest.hexdigest()[:12]
 
 
+def is_snapshot() -> bool:
+    """Whether this code is the snapshot of a submission."""
+    return (PACKAGE.parent / SNAPSHOT_FACTS).exists()
+
+
 @cache
 def git_commit() -> str | None:
     """The code's commit, with +dirty if files were changed. None if it is unknown."""

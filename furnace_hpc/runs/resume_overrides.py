@@ -11,7 +11,7 @@ from typing import Any
 
 from furnace_hpc.config.deepspeed_file import DeepSpeedFile
 from furnace_hpc.config.errors import ConfigError, nearest
-from furnace_hpc.config.grids.grid import apply_overrides
+from furnace_hpc.config.grids.overrides import apply_overrides
 from furnace_hpc.config.parsing.lookup import find_file, parse_value, read_json
 from furnace_hpc.config.parsing.validation import validate
 from furnace_hpc.config.train_config import TrainConfig

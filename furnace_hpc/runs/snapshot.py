@@ -2,6 +2,7 @@
 
     runs/<grid>/code/<hash>/furnace_hpc/     the package, files read-only
                             ds_configs/      the DeepSpeed files that grids name
+                            own_code/        packages and modules of the grid's key `code`
                             snapshot.json    commit, untracked files, number of bytes
                             changes.diff     differences from the commit
 
@@ -21,6 +22,7 @@ from functools import cache
 from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.own_code.sources import OWN_CODE, OwnCode
 from furnace_hpc.config.parsing.text_safety import masked
 from furnace_hpc.host.access import IF_UNCHANGED, find_faults
 from furnace_hpc.host.regular_file import read_regular
@@ -30,11 +32,13 @@ from furnace_hpc.runs.code import (
     SNAPSHOT_PARTS,
     changes,
     git_commit,
+    is_snapshot,
     untracked,
 )
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.trust import check_place, check_trusted
 
+PARTS = (*SNAPSHOT_PARTS, OWN_CODE)
 MAX_BYTES = 64 << 20  # larger: data or weights lie in the package by mistake
 LEFT_OUT = ("__pycache__",)  # Python creates it again, in the snapshot too
 
@@ -49,14 +53,21 @@ class CodeSource:
 
 
 @cache
-def source() -> CodeSource:
+def source(own: OwnCode | None = None) -> CodeSource:
     """The files that a snapshot would contain now.
+
+    Args:
+        own: the user's own code. None keeps that of a snapshot which runs now.
 
     Raises:
         ConfigError: they are larger than MAX_BYTES, or other users could change them.
     """
-    files = _files(PACKAGE.parent, SNAPSHOT_PARTS)
+    parts = PARTS if is_snapshot() and own is None else SNAPSHOT_PARTS
+    files = _files(PACKAGE.parent, parts)
     _check_checkout(files.values())
+    if own is not None:  # its reader has checked who can change it
+        files |= {f"{OWN_CODE}/{name}": path for name, path in own.entries}
+        files = dict(sorted(files.items(), key=lambda item: Path(item[0])))
     sizes = {name: path.stat().st_size for name, path in files.items()}
     total = sum(sizes.values())
     if total > MAX_BYTES:
@@ -69,14 +80,18 @@ def source() -> CodeSource:
     return CodeSource(files, _content_hash(files), total)
 
 
-def take_snapshot(folder: GridFolder) -> Path:
+def take_snapshot(folder: GridFolder, own: OwnCode | None = None) -> Path:
     """Copy the code into the grid's folder unless it is there. Returns the snapshot's folder.
+
+    Args:
+        folder: of the grid.
+        own: the user's own code, as for `source`.
 
     Raises:
         ConfigError: the code is too large, the existing snapshot was changed, or other users could
             change it.
     """
-    now = source()
+    now = source(own)
     final = folder.code / now.snapshot_hash
     check_place(folder.code, folder.path.parent)
     if final.exists():
@@ -91,9 +106,10 @@ def take_snapshot(folder: GridFolder) -> Path:
             shutil.copyfile(path, target)
             target.chmod(target.stat().st_mode & 0o444)
         _write_facts(temporary, now)
-        if _content_hash(_files(temporary, SNAPSHOT_PARTS)) != now.snapshot_hash:
+        if _content_hash(_files(temporary, PARTS)) != now.snapshot_hash:
             raise ConfigError(
-                f"the code in {PACKAGE} was changed while it was copied. Repeat the command"
+                f"the code in {PACKAGE}, or the grid's own code, was changed while it was copied. "
+                f"Repeat the command"
             )
         temporary.rename(final)
     except BaseException:
@@ -104,7 +120,7 @@ def take_snapshot(folder: GridFolder) -> Path:
 
 def check_snapshot(path: Path) -> None:
     """Raise ConfigError unless a snapshot's content has the hash in its name."""
-    if _content_hash(_files(path, SNAPSHOT_PARTS)) != path.name:
+    if _content_hash(_files(path, PARTS)) != path.name:
         raise ConfigError(
             f"code snapshot {path} has been changed since it was taken. Move it away, and submit "
             f"the runs that began with it with --code new"

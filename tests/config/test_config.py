@@ -124,6 +124,8 @@ def test_run_id_ignores_other_fields(key):
 def test_every_field_of_the_config_is_tried_above():
     known = {*OTHER, *NO_NUMBERS, "seed", "pack_seed"}
     known.add("epochs")  # config/test_epochs.py
+    known |= {"own_code", "model.network"}  # own_code/test_grid_code.py
+    known |= {"model.text", "model.image", "model.audio"}  # sections of encoders
     keys = flatten(run({}).config.model_dump())
     found = {key for key in keys if not key.startswith("deepspeed.")}
     assert found - known == set()

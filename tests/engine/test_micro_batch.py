@@ -100,7 +100,7 @@ def test_the_choice_is_made_once(tmp_path):
 def test_a_try_places_the_network_as_a_run_does(tmp_path, monkeypatch):
     """At stage 3 a network that is larger than a GPU must be divided before."""
     calls = []
-    monkeypatch.setattr(setup, "_build_model", lambda *_: "network")
+    monkeypatch.setattr(setup, "build_model", lambda *_: "network")
     monkeypatch.setattr(setup, "_open_readers", lambda *_: {"train": None})
     monkeypatch.setattr(setup, "place", lambda *given: calls.append(("place", *given)))
     monkeypatch.setattr(setup, "build_engine", lambda *given: calls.append(("engine", *given)))

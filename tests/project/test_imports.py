@@ -40,6 +40,7 @@ MAY = {
     "model": {"config", "data"},
     "engine": {"host", "config", "runs", "data", "model"},
     "inference": {"host", "config", "runs", "data", "model", "engine"},
+    "checks": {"host", "config", "runs", "data", "model", "engine"},
 }
 LOGIN_PACKAGES = (
     "console",
@@ -66,6 +67,7 @@ COMMANDS = (
     "options",
     "completion",
     "schema",
+    "check",
     "train",
     "pack",
     "status",
@@ -285,4 +287,4 @@ def test_torch_stays_in_the_computing_packages():
         if any(n.split(".")[0] == "torch" for n in imported(path))
     }
     assert users
-    assert users <= {"model", "engine", "data", "inference"}
+    assert users <= {"model", "engine", "data", "inference", "checks"}

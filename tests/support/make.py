@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from furnace_hpc.config.grids.grid import apply_overrides
+from furnace_hpc.config.grids.overrides import apply_overrides
 from furnace_hpc.config.parsing.lookup import find_file, read_json
 from furnace_hpc.config.sections.loss import LossConfig
 from furnace_hpc.config.sections.model import ModelConfig

@@ -15,8 +15,10 @@ from furnace_hpc.config.base import NAME_PATTERN, short_name
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.ablate import Overrides
 from furnace_hpc.config.grids.exclude import Exclusion
-from furnace_hpc.config.grids.grid import Grid, apply_overrides
+from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.grids.initial_weights import check_sources, source_rows, with_sources
+from furnace_hpc.config.grids.overrides import apply_overrides
+from furnace_hpc.config.grids.own_code import with_own_code
 from furnace_hpc.config.grids.row import GridRow, runs_on
 from furnace_hpc.config.grids.tune import check_row
 from furnace_hpc.config.identity import identity_hash
@@ -204,7 +206,12 @@ def _row(
             )
         content = apply_overrides(content, {"data.name": grid.packs[0]})
     content = _with_one_length(content)
+    if "own_code" in content:
+        raise ConfigError(
+            "key 'own_code' does not belong in a row. A grid with `code` sets it. Remove it"
+        )
     resources, config = _validated(content, partial(_find, grid.source, variant, file))
+    config = with_own_code(grid, config)
     if config.epochs is not None:  # the plan knows the size of the data
         config = config.model_copy(update={"steps": UNKNOWN_STEPS})
     packs = grid.packs or (config.data.name,)
@@ -285,7 +292,8 @@ def _check_rows(grid: Grid, rows: list[GridRow]) -> None:
     for row in rows:
         try:
             for metric in (grid.metric, *grid.more_metrics):
-                check_metric(metric, row.config.tasks, row.config.model.modalities)
+                config, own = row.config, row.config.evaluation.own_metrics
+                check_metric(metric, config.tasks, config.model.modalities, own=own)
         except ConfigError as error:
             raise ConfigError(f"grid {grid.name!r}, row {row.name!r}: {error}") from None
         key = identity_hash(row.config, " ".join(source_rows(row)))
@@ -304,7 +312,8 @@ def _check_tuned(grid: Grid, rows: list[GridRow]) -> None:
     for row in rows:
         try:
             check_row(grid.tune, row.name, row.overrides, grid.settings)
-            check_metric(grid.tuning_metric, row.config.tasks, splits=("val",))
+            own = row.config.evaluation.own_metrics
+            check_metric(grid.tuning_metric, row.config.tasks, splits=("val",), own=own)
         except ConfigError as error:
             raise ConfigError(f"grid {grid.name!r}, tune, row {row.name!r}: {error}") from None
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from furnace_hpc.config.base import ModalityName
+from furnace_hpc.config.grids.network_template import CLASS
 from furnace_hpc.config.manifest import SAMPLING_WEIGHT, Labels, Manifest
 from furnace_hpc.config.metrics import METRICS, subsets, target_key
 from furnace_hpc.config.parsing import strict_yaml
@@ -67,6 +68,8 @@ class FirstGrid:
     manifest: Manifest  # of the first pack
     lacking: Mapping[Modalities, int] = field(default_factory=dict)
     """Modalities -> number of samples that have none of them, if there are any."""
+    package: str = ""
+    """Folder of a network of its own beside the grid. Empty if there is none."""
 
     @property
     def num_train(self) -> int:
@@ -165,6 +168,8 @@ def _head(grid: FirstGrid) -> Iterator[str]:
         yield "description: Are the width and the learning rate right?"
     else:
         yield "description: What does each modality add, and what does attention add?"
+    if grid.package:
+        yield _line(f"code: [./{grid.package}]", "docs/own-network.md explains it")
 
 
 def _base(grid: FirstGrid) -> Iterator[str]:
@@ -252,6 +257,10 @@ def _lacking(grid: FirstGrid, row: Row) -> int:
 
 def _variants(grid: FirstGrid) -> Iterator[str]:
     yield "\nvariants:"
+    if grid.package:
+        yield _line("  own:", "your network")
+        yield f"    model.network: {grid.package}.{CLASS}"
+        yield f"    model.network_args: {{hidden: {grid.size.feedforward}}}"
     for row in grid.rows:
         line = f"{row.name}: {row.overrides}"
         if count := _lacking(grid, row):

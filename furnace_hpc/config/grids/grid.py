@@ -18,13 +18,13 @@ from furnace_hpc.config.grids.settings import check_settings
 from furnace_hpc.config.grids.tune import Tune
 from furnace_hpc.config.identity import without_identity
 from furnace_hpc.config.metrics import Direction, checked_direction, metric_direction
+from furnace_hpc.config.own_code.sources import OwnCode, read_own_code
 from furnace_hpc.config.parsing.lookup import find_file, parse_value, read_with_source
 from furnace_hpc.config.parsing.source_text import SourceText
-from furnace_hpc.config.parsing.text_safety import find_secret, short
+from furnace_hpc.config.parsing.text_safety import find_secret
 from furnace_hpc.config.parsing.validation import validate
 from furnace_hpc.config.train_config import TrainConfig
 
-MAX_DOTS = 32  # in a dotted key
 MAX_SWEPT = 100  # keys of axes and zip
 _RANGE = re.compile(r"([0-9]{1,9})\s*(?:-|\.\.|to)\s*([0-9]{1,9})")
 
@@ -111,6 +111,15 @@ class Grid(Config):
         description="search of values for each row, with the same trials, before the table's runs "
         "[none: rows are not tuned]",
     )
+    code: tuple[str, ...] = Field(
+        default=(),
+        max_length=20,
+        description="your own packages and modules, such as ./my_package, relative to the grid "
+        "file. Their hash is part of the identity of the rows that use them",
+    )
+    code_sha256: str | None = Field(
+        default=None, description="hash of the files of `code`. submit writes this key"
+    )
     settings: Overrides = Field(
         default_factory=dict,
         max_length=200,
@@ -118,6 +127,7 @@ class Grid(Config):
     )
 
     _source: SourceText | None = PrivateAttr(default=None)  # the file that it was read from
+    _own_code: OwnCode | None = PrivateAttr(default=None)  # of `code`; None in a copy by submit
 
     @model_validator(mode="before")
     @classmethod
@@ -157,6 +167,11 @@ class Grid(Config):
     def source(self) -> SourceText | None:
         """The text of the grid's file. None if the grid was not read from a file."""
         return self._source
+
+    @property
+    def own_code(self) -> OwnCode | None:
+        """The files of `code`. None without it, and in the copy of a grid that submit wrote."""
+        return self._own_code
 
     @model_validator(mode="after")
     def _lists(self) -> "Grid":
@@ -291,7 +306,23 @@ def read_grid(path: Path) -> Grid:
     """
     content, source = read_with_source(path)
     grid = validate(Grid, content, str(path), source.at)
+    if grid.code and grid.code_sha256 is None:
+        grid = pin_code(grid, path)
     grid._source = source
+    return grid
+
+
+def pin_code(grid: Grid, path: Path) -> Grid:
+    """The grid with absolute paths of its code, and their hash.
+
+    Raises:
+        ConfigError: as `read_own_code`.
+    """
+    paths = [path.absolute().parent / entry for entry in grid.code]
+    code = read_own_code(paths, str(path))
+    pinned = tuple(str(entry.resolve()) for entry in paths)
+    grid = grid.model_copy(update={"code": pinned, "code_sha256": code.sha256})
+    grid._own_code = code
     return grid
 
 
@@ -321,7 +352,7 @@ def with_settings(grid: Grid, settings: list[str]) -> Grid:
         changes[key] = parse_value(text)
         source = source.with_setting(key, text, changes[key])
     changed = grid.model_copy(update={"settings": changes})
-    changed._source = source
+    changed._source, changed._own_code = source, grid._own_code
     changed.check_settings()
     return changed
 
@@ -338,34 +369,6 @@ def results_name(grid: Grid) -> str:
         return grid.name
     digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     return f"{grid.name}-{digits}"
-
-
-def apply_overrides(content: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
-    """A copy of nested `content` with dotted or nested `overrides`. Lists are replaced as a whole.
-
-    Raises:
-        ConfigError: a dotted key leads through a value that is not a mapping.
-    """
-    result = dict(content)
-    for key, value in overrides.items():
-        if str(key).count(".") > MAX_DOTS:
-            raise ConfigError(
-                f"key {short(str(key))!r} has more than {MAX_DOTS} dots. No config is so deep"
-            )
-        head, _, rest = str(key).partition(".")
-        if rest:
-            inner = result.get(head, {})
-            if not isinstance(inner, dict):
-                got = short(repr(inner))
-                raise ConfigError(
-                    f"key {key!r} leads through {head!r}, which is {got}, wanted a mapping"
-                )
-            result[head] = apply_overrides(inner, {rest: value})
-        elif isinstance(value, dict) and isinstance(result.get(head), dict):
-            result[head] = apply_overrides(result[head], value)
-        else:
-            result[head] = value
-    return result
 
 
 def select_names(names: list[str], chosen: Iterable[str], what: str) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from furnace_hpc.config.base import ADDED_LATER, Config, no_duplicates
+from furnace_hpc.config.own_code.references import is_import_path
 
 
 def _freeze(value: Any) -> Any:
@@ -121,3 +122,18 @@ class EncoderConfig(Config):
             if getattr(self, key) != type(self).model_fields[key].default:
                 return key
         return ""
+
+    encoder_args: dict[str, Any] = Field(
+        default={},
+        json_schema_extra=ADDED_LATER,
+        description="parameter -> value, if encoder is your own: package.module:Class of the "
+        "grid's `code`",
+    )
+
+    @model_validator(mode="after")
+    def _own_encoder(self) -> "EncoderConfig":
+        if self.encoder_args and not is_import_path(self.encoder):
+            raise ValueError(
+                f"encoder_args are for your own encoder, and encoder is {self.encoder}. Remove them"
+            )
+        return self

@@ -1,10 +1,12 @@
 """The sections `evaluation` and `early_stopping`."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from furnace_hpc.config.base import NOT_IDENTITY, Config
+from furnace_hpc.config.base import ADDED_LATER, NOT_IDENTITY, Config
+from furnace_hpc.config.metrics import METRICS
+from furnace_hpc.config.own_code.references import ImportPath, short_names
 
 
 class EvaluationConfig(Config):
@@ -30,12 +32,33 @@ class EvaluationConfig(Config):
         description="frames of a clip. middle: its middle frame; mean: all frames, and the mean of "
         "their probabilities is scored",
     )
+    extra: dict[ImportPath, dict[str, Any]] = Field(
+        default={},
+        max_length=20,
+        json_schema_extra=ADDED_LATER,
+        description="your own metrics: package.module:function of the grid's `code` -> parameters, "
+        "or {}. The metric is <split>/<task>/<function>",
+    )
     batch_size: int = Field(
         default=256,
         ge=1,
         json_schema_extra=NOT_IDENTITY,
         description="samples per forward pass and process",
     )
+
+    @field_validator("extra")
+    @classmethod
+    def _new_names(cls, extra: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        known = {name for names in METRICS.values() for name in names} | {"samples"}
+        for name in short_names(extra):
+            if name in known:
+                raise ValueError(f"{name} is the name of a built-in metric. Rename the function")
+        return extra
+
+    @property
+    def own_metrics(self) -> tuple[str, ...]:
+        """Names of the metrics of `extra`."""
+        return tuple(short_names(self.extra))
 
 
 class EarlyStoppingConfig(Config):

@@ -1,8 +1,9 @@
 """The section `loss`."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from furnace_hpc.config.base import ADDED_LATER, Config
+from furnace_hpc.config.own_code.references import ImportPath, LossTerm, short_names
 
 
 class LossConfig(Config):
@@ -69,6 +70,20 @@ class LossConfig(Config):
         json_schema_extra=ADDED_LATER,
         description="VICReg: deviation that each feature should have",
     )
+
+    extra: dict[ImportPath, LossTerm] = Field(
+        default={},
+        max_length=20,
+        json_schema_extra=ADDED_LATER,
+        description="your own terms: package.module:function of the grid's `code` -> weight, or "
+        "{weight: 0.1, PARAMETER: VALUE}",
+    )
+
+    @field_validator("extra")
+    @classmethod
+    def _different_names(cls, extra: dict[str, LossTerm]) -> dict[str, LossTerm]:
+        short_names(extra)
+        return extra
 
     @property
     def compares_samples(self) -> tuple[str, ...]:

@@ -1,13 +1,33 @@
 """The section `model`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from furnace_hpc.config.base import ADDED_LATER, Config, ModalityName, no_duplicates
 from furnace_hpc.config.encoder_families import RANDOM, families_of
 from furnace_hpc.config.errors import nearest
+from furnace_hpc.config.own_code.references import (
+    IMPORT_PATH,
+    ImportPath,
+    is_import_path,
+    name_or_import_path,
+)
 from furnace_hpc.config.sections.encoder import EncoderConfig
+
+FusionName = Literal["concat", "gated", "low_rank", "cross_attention", "bottleneck"]
+FUSIONS: tuple[str, ...] = get_args(FusionName)
+_FUSION_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"enum": list(FUSIONS), "type": "string"},
+        {"pattern": f"^{IMPORT_PATH.pattern}$", "type": "string"},
+    ]
+}
+Fusion = Annotated[
+    str,
+    AfterValidator(lambda text: name_or_import_path(text, FUSIONS)),
+    WithJsonSchema(_FUSION_SCHEMA),
+]
 
 
 class ModelConfig(Config):
@@ -18,9 +38,26 @@ class ModelConfig(Config):
         min_length=1,
         description="inputs of the network; only these have encoders",
     )
-    fusion: Literal["concat", "gated", "low_rank", "cross_attention", "bottleneck"] = Field(
+    network: ImportPath | None = Field(
+        default=None,
+        json_schema_extra=ADDED_LATER,
+        description="your own network, as package.module:Class of the grid's `code` [encoders, "
+        "fusion and heads, as the other keys say]",
+    )
+    network_args: dict[str, Any] = Field(
+        default={},
+        json_schema_extra=ADDED_LATER,
+        description="parameter -> value, for your own network",
+    )
+    fusion: Fusion = Field(
         default="cross_attention",
-        description="how features of modalities are combined (model/fusion.py, model/attention.py)",
+        description="how features of modalities are combined: concat, gated, low_rank, "
+        "cross_attention, bottleneck, or package.module:Class of the grid's `code`",
+    )
+    fusion_args: dict[str, Any] = Field(
+        default={},
+        json_schema_extra=ADDED_LATER,
+        description="parameter -> value, for your own fusion",
     )
     width: int = Field(default=64, ge=8, description="features per token (D)")
     num_heads: int = Field(
@@ -100,6 +137,16 @@ class ModelConfig(Config):
         if int(self.image_tokens**0.5) ** 2 != self.image_tokens:
             raise ValueError(
                 f"image_tokens {self.image_tokens} is not a square number. Write 1, 4, 9, 16, ..."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _own_code(self) -> "ModelConfig":
+        if self.network_args and self.network is None:
+            raise ValueError("network_args are for your own network. Add network, or remove them")
+        if self.fusion_args and not is_import_path(self.fusion):
+            raise ValueError(
+                f"fusion_args are for your own fusion, and fusion is {self.fusion}. Remove them"
             )
         return self
 

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from furnace_hpc.config.train_config import TrainConfig
-from furnace_hpc.model.fine_tuning import rate_multipliers
+from furnace_hpc.model.fine_tuning import encoders_of, rate_multipliers
 
 MULTIPLIER = "lr_multiplier"  # key of a group; 1 if it is missing
 
@@ -15,15 +15,12 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
 
     A model with one group has no extra keys in it.
     """
-    multipliers = {}
-    if isinstance(encoders := getattr(model, "encoders", None), nn.ModuleDict):
-        found = rate_multipliers(encoders, config.model)
-        multipliers = {f"encoders.{name}": value for name, value in found.items()}
+    multipliers = rate_multipliers(encoders_of(model), config.model)
     without_decay = _without_decay(model, config.optimizer.no_decay)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (multipliers.get(name, 1.0), name in without_decay)
+            key = (multipliers.get(parameter, 1.0), name in without_decay)
             groups.setdefault(key, []).append(parameter)
     if list(groups) == [(1.0, False)]:
         return [{"params": groups[1.0, False]}]

@@ -21,6 +21,7 @@ from furnace_hpc.model.encoders.transformers import (
     TextEncoder,
     VisionTransformer,
 )
+from furnace_hpc.model.own_modules import own_encoder
 
 
 def make_encoder(name: str, config: ModelConfig, shapes: InputShapes) -> nn.Module:
@@ -29,6 +30,8 @@ def make_encoder(name: str, config: ModelConfig, shapes: InputShapes) -> nn.Modu
     Raises:
         ConfigError: trained weights are missing or do not fit the data.
     """
+    if own := own_encoder(name, config, shapes):
+        return own
     section = getattr(config, name, None)
     if section and section.encoder:
         return _named_encoder(name, section.encoder, config, shapes)
