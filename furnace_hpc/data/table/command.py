@@ -223,7 +223,8 @@ def table(
     """Pack a table: `HELP` explains it to users."""
     columns = ColumnOptions(
         *(tuple(text or ()), tuple(image or ()), audio, parse_labels(label or (), levels or ())),
-        *(id_, group, weight, parse_numbers(numbers or ()), audio_start, audio_end, text_pair),
+        *(id_, group, weight, audio_start, audio_end, text_pair),
+        parse_numbers(numbers or ()),
     )
     values = tuple(val_value or ()), tuple(test_value or ())
     rest = max_refused, workers, force, verify
