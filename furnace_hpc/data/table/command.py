@@ -221,17 +221,17 @@ def table(
     verify: Verify = False,
 ) -> None:
     """Pack a table: `HELP` explains it to users."""
-    columns = ColumnOptions(
-        *(tuple(text or ()), tuple(image or ()), audio, parse_labels(label or (), levels or ())),
-        *(id_, group, weight, parse_numbers(numbers or ()), audio_start, audio_end, text_pair),
-    )
+    labels = parse_labels(label or (), levels or ())
     values = tuple(val_value or ()), tuple(test_value or ())
     rest = max_refused, workers, force, verify
     from furnace_hpc.data.table.run import PackOptions, pack_table
 
     pack_table(
         _sources(source, train, val, test, media_root, encoding, label_separator),
-        columns,
+        ColumnOptions(
+            *(tuple(text or ()), tuple(image or ()), audio, labels, id_, group, weight),
+            *(audio_start, audio_end, text_pair, parse_numbers(numbers or ())),
+        ),
         SplitOptions(parse_parts(split), split_column, *values, folds, stratify, seed),
         _knobs(tokenizer, max_tokens, image_size, image_fit, audio_seconds, feature, coefficients),
         PackOptions(out, allow_leak, merge_labels, yes, tuple(require or ()), *rest),

@@ -68,13 +68,13 @@ class ColumnOptions:
     id: str | None = None
     group: str | None = None
     weight: str | None = None
-    numbers: tuple[str, ...] = ()
-    """Columns of the modality `numbers`. No templates."""
     audio_start: str | None = None
     """Column with the second at which a sound starts."""
     audio_end: str | None = None
     text_pair: str | None = None
     """Column of the second text of a pair. The first one is `text`."""
+    numbers: tuple[str, ...] = ()
+    """Columns of the modality `numbers`. No templates."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
