@@ -25,7 +25,7 @@ class Layers(NamedTuple):
 
     number: int
     depths: dict[str, int]
-    """Parameter -> 0 for embeddings, 1 to `number` for layers, and `number` + 1 for what follows."""
+    """Parameter -> 0 for embeddings, 1 to `number` for layers, `number` + 1 for what follows."""
 
 
 def fine_tune(encoders: Mapping[str, nn.Module], config: ModelConfig) -> tuple[nn.Module, ...]:
@@ -153,8 +153,8 @@ def _freeze(network: nn.Module, settings: EncoderConfig, name: str) -> None:
         last = settings.freeze
     if last > layers.number:
         raise ConfigError(
-            f"{key} is {last}, but the encoder {type(network).__name__} has {layers.number} layers. "
-            f"Write at most {layers.number}, or all"
+            f"{key} is {last}, and the encoder {type(network).__name__} has {layers.number} "
+            f"layers. Write at most {layers.number}, or all"
         )
     for parameter, value in network.named_parameters():
         if layers.depths[parameter] <= last:
