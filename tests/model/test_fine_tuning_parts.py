@@ -225,7 +225,7 @@ def test_clear_errors_of_adapters(monkeypatch: pytest.MonkeyPatch):
 
 def test_clear_errors_of_layers():
     with pytest.raises(
-        ConfigError, match="model.text.freeze is 3, but the encoder BertModel has 2"
+        ConfigError, match="model.text.freeze is 3, and the encoder BertModel has 2"
     ):
         make_model(text_layers=2, text={"freeze": 3})
     with pytest.raises(ValueError, match="image.layer_decay needs an encoder with layers"):
