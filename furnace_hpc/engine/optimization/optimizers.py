@@ -30,11 +30,11 @@ def make_optimizer(groups: list[dict[str, Any]], settings: OptimizerConfig) -> A
         case "adamax":
             return torch.optim.Adamax(groups, **adam)
         case "rmsprop":
-            of_rmsprop = {"alpha": settings.betas[1], "eps": settings.eps}
+            of_rmsprop: dict[str, Any] = {"alpha": settings.betas[1], "eps": settings.eps}
             return torch.optim.RMSprop(groups, **common, **of_rmsprop, momentum=momentum or 0.0)
         case "sgd":
             momentum = SGD_MOMENTUM if momentum is None else momentum
-            of_sgd = {"momentum": momentum, "nesterov": settings.nesterov}
+            of_sgd: dict[str, Any] = {"momentum": momentum, "nesterov": settings.nesterov}
             return torch.optim.SGD(groups, **common, **of_sgd)
         case "adafactor":
             return torch.optim.Adafactor(groups, **common)
