@@ -23,9 +23,9 @@ ALL_LINEAR = "all-linear"  # peft's name of all linear layers
 class Layers(NamedTuple):
     """The layers of a network."""
 
-    count: int
+    total: int
     depths: dict[str, int]
-    """Parameter -> 0 for embeddings, 1 to `count` for layers, and `count` + 1 for what follows."""
+    """Parameter -> 0 for embeddings, 1 to `total` for layers, and `total` + 1 for what follows."""
 
 
 def fine_tune(encoders: nn.ModuleDict, config: ModelConfig) -> tuple[nn.Module, ...]:
@@ -90,7 +90,7 @@ def rate_multipliers(encoders: nn.ModuleDict, config: ModelConfig) -> dict[str, 
         if settings.layer_decay < 1:
             layers = layers_of(network, f"model.{name}.layer_decay")
             for parameter, depth in layers.depths.items():
-                decay = settings.layer_decay ** (layers.count + 1 - depth)
+                decay = settings.layer_decay ** (layers.total + 1 - depth)
                 found[f"{name}.{prefix}{parameter}"] *= decay
     return found
 
@@ -144,10 +144,10 @@ def _freeze(network: nn.Module, settings: EncoderConfig, name: str) -> None:
     layers, last = layers_of(network, key), 0
     if isinstance(settings.freeze, int):
         last = settings.freeze
-    if last > layers.count:
+    if last > layers.total:
         raise ConfigError(
-            f"{key} is {last}, but the encoder {type(network).__name__} has {layers.count} layers. "
-            f"Write at most {layers.count}, or all"
+            f"{key} is {last}, but the encoder {type(network).__name__} has {layers.total} layers. "
+            f"Write at most {layers.total}, or all"
         )
     for parameter, value in network.named_parameters():
         if layers.depths[parameter] <= last:
@@ -178,7 +178,7 @@ def _add_adapters(network: nn.Module, lora: LoraConfig, name: str) -> None:
         ) from None
     settings = PeftConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float works
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets) or ALL_LINEAR,
         use_dora=lora.dora,

@@ -163,7 +163,7 @@ def test_layers_of_other_shapes():
             self.encoder.norm = nn.LayerNorm(9)
 
     layers = layers_of(Sound(), "model.audio.freeze")
-    assert layers.count == 4
+    assert layers.total == 4
     assert layers.depths["features.6.weight"] == 0
     assert layers.depths["encoder.layers.3.bias"] == 4
     assert layers.depths["encoder.rel_embeddings.weight"] == 0
