@@ -22,7 +22,7 @@ from furnace_hpc.engine.checkpoint.random_state import seed_everything
 from furnace_hpc.engine.setup import build_model
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.model.network import Network
-from furnace_hpc.model.own_modules import BrokenContract
+from furnace_hpc.model.own_code.modules import BrokenContract
 
 TOLERANCE = 1e-4  # of the largest logit, between batches of different sizes
 SAME_OUTPUT = "same input, same output"

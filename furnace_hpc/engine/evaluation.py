@@ -23,7 +23,7 @@ from furnace_hpc.engine.deepspeed_engine import Engine
 from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.host.durable_files import replaced_file
 from furnace_hpc.model.consistency import consistency_block
-from furnace_hpc.model.own_functions import own_metrics
+from furnace_hpc.model.own_code.functions import own_metrics
 from furnace_hpc.model.scores import (
     mean_prediction,
     multi_label_scores,

@@ -34,7 +34,7 @@ from furnace_hpc.engine.speed.compilation import compile_blocks
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.network import Network
-from furnace_hpc.model.own_network import make_network
+from furnace_hpc.model.own_code.network import make_network
 from furnace_hpc.model.square_root import round_correctly
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder, RunFolder

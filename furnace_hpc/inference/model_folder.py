@@ -32,7 +32,7 @@ from furnace_hpc.data.loading.targets import TargetScale, target_scales
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
 from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.network import Network
-from furnace_hpc.model.own_network import make_network
+from furnace_hpc.model.own_code.network import make_network
 from furnace_hpc.runs.records.checkpoint_files import describe
 
 CONFIG = "config.json"

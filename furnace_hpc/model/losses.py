@@ -17,8 +17,8 @@ from torch.nn import functional
 from furnace_hpc.config.own_code.references import loss_weight
 from furnace_hpc.config.sections.loss import LossConfig
 from furnace_hpc.config.sections.tasks import TaskConfig
-from furnace_hpc.model.contracts import LossInputs
-from furnace_hpc.model.own_functions import own_loss
+from furnace_hpc.model.own_code.contracts import LossInputs
+from furnace_hpc.model.own_code.functions import own_loss
 from furnace_hpc.model.square_root import square_root
 
 NO_WEIGHTS: Mapping[str, Tensor] = MappingProxyType({})

@@ -25,7 +25,7 @@ from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.fine_tuning import fine_tune
 from furnace_hpc.model.fusion import ConcatFusion, GatedFusion, LowRankFusion
 from furnace_hpc.model.heads import make_head
-from furnace_hpc.model.own_modules import own_fusion
+from furnace_hpc.model.own_code.modules import own_fusion
 
 
 class Computed(NamedTuple):

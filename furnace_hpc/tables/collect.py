@@ -75,13 +75,27 @@ def collect(
         ConfigError: there are results, and none has the grid's metric.
     """
     records = records or read_records(folder)
-    source_ids = run_ids([spec for spec in runs if spec.variant in grid.sources])
+    sources = run_ids([spec for spec in runs if spec.variant in grid.sources])
+    other_ids = {*other_table_ids, *sources}
     runs = [spec for spec in runs if spec.variant not in grid.sources]
     named: dict[str, list[Run]] = {}
     for spec, run_id in zip(runs, run_ids(runs), strict=True):
         record = records.by_run.get(run_id, Record())
         run = collect_run(spec, folder.run(run_id), record, grid, get_status)
         named.setdefault(row_name(spec, by), []).append(run)
+    return _compared(grid, named, records, by, excluded_ids, other_ids, why_no_verdict)
+
+
+def _compared(
+    grid: Grid,
+    named: dict[str, list[Run]],
+    records: Records,
+    by: tuple[str, ...],
+    excluded_ids: Collection[str],
+    other_ids: Collection[str],
+    why_no_verdict: str,
+) -> Ablation:
+    """The table of rows whose runs were read. The arguments are those of `collect`."""
     results = [run.own_result for row in named.values() for run in row if run.own_result]
     for metric in (grid.metric, *grid.more_metrics):
         _check_metric(grid, metric, results)
@@ -96,7 +110,7 @@ def collect(
     ranks, no_ranks = rank_over_data_sets(grid, rows, settings_of, has_verdicts=not why_no_verdict)
     if not why_no_verdict and effects and grid.verdicts == "effects":
         why_no_verdict = ONLY_EFFECTS
-    notes = make_notes(grid, rows, records, excluded_ids, {*other_table_ids, *source_ids})
+    notes = make_notes(grid, rows, records, excluded_ids, other_ids)
     notes += tuple(rank_notes(ranks, no_ranks))
     found = Ablation(
         grid,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from furnace_hpc.model.contracts import FusionContext
+from furnace_hpc.model.own_code.contracts import FusionContext
 
 FILE = Path(__file__).parents[2] / "experiments/own_network/tensor_fusion/fusion.py"
 MODALITIES = ("text", "image", "audio")

@@ -14,7 +14,7 @@ B batch, M modalities, D width, K size of a reduced vector.
 import torch
 from torch import Tensor, nn
 
-from furnace_hpc.model.contracts import FusionContext
+from furnace_hpc.model.own_code.contracts import FusionContext
 
 
 class TensorFusion(nn.Module):

@@ -6,7 +6,7 @@ INIT = '''"""The network of the grid {grid}. The grid lists this folder under `c
 '''
 NETWORK = '''"""A network of your own. `furnace check --grid {grid}` checks its contract.
 
-The contract is the class Network in furnace_hpc/model/contracts.py.
+The contract is the class Network in furnace_hpc/model/own_code/contracts.py.
 
 B batch, M modalities, T tokens, D width.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from furnace_hpc.model.contracts import NetworkContext
+from furnace_hpc.model.own_code.contracts import NetworkContext
 
 
 class Network(nn.Module):

@@ -21,7 +21,7 @@ from furnace_hpc.model.encoders.transformers import (
     TextEncoder,
     VisionTransformer,
 )
-from furnace_hpc.model.own_modules import own_encoder
+from furnace_hpc.model.own_code.modules import own_encoder
 
 
 def make_encoder(name: str, config: ModelConfig, shapes: InputShapes) -> nn.Module:

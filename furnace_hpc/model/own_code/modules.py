@@ -9,8 +9,8 @@ from furnace_hpc.config.own_code.arguments import checked_arguments
 from furnace_hpc.config.own_code.loading import load
 from furnace_hpc.config.own_code.references import Reference, is_import_path
 from furnace_hpc.config.sections.model import ModelConfig
-from furnace_hpc.model.contracts import EncoderContext, FusionContext
 from furnace_hpc.model.encoders.input_shapes import InputShapes
+from furnace_hpc.model.own_code.contracts import EncoderContext, FusionContext
 
 
 class BrokenContract(ConfigError):

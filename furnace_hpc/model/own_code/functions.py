@@ -16,8 +16,8 @@ from furnace_hpc.config.own_code.references import (
     loss_reference,
     metric_reference,
 )
-from furnace_hpc.model.contracts import LossInputs
-from furnace_hpc.model.own_modules import BrokenContract, check_shape
+from furnace_hpc.model.own_code.contracts import LossInputs
+from furnace_hpc.model.own_code.modules import BrokenContract, check_shape
 
 
 def own_loss(path: str, term: LossTerm, inputs: LossInputs) -> tuple[str, Tensor]:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from furnace_hpc.config.own_code.references import Reference
 from furnace_hpc.config.sections.loss import LossConfig
 from furnace_hpc.config.sections.model import ModelConfig
-from furnace_hpc.model.contracts import NetworkContext
 from furnace_hpc.model.encoders.choice import make_encoder
 from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.heads import make_head
 from furnace_hpc.model.network import Computed, FusionModel, Network
-from furnace_hpc.model.own_modules import BrokenContract, check_shape, make_module
+from furnace_hpc.model.own_code.contracts import NetworkContext
+from furnace_hpc.model.own_code.modules import BrokenContract, check_shape, make_module
 
 
 def make_network(
