@@ -269,3 +269,16 @@ def test_optimizers_get_their_settings():
     assert made(name="rmsprop", betas=[0.9, 0.99]).defaults["alpha"] == 0.99
     assert made(name="radam").defaults["decoupled_weight_decay"]
     assert isinstance(made(name="adafactor"), torch.optim.Adafactor)
+
+
+def test_layers_of_a_divided_network_are_the_same():
+    """At ZeRO stage 3 tensors are empty, and `ds_numel` has the numbers of the whole parameter."""
+    network = nn.Module()
+    network.front = nn.ModuleList(nn.Linear(2, 2) for _ in range(5))
+    network.layers = nn.ModuleList(nn.Linear(9, 9) for _ in range(3))
+    whole = layers_of(network, "key")
+    assert whole.number == 3
+    for parameter in network.parameters():
+        parameter.ds_numel = parameter.numel()
+        parameter.data = torch.empty(0)
+    assert layers_of(network, "key") == whole
