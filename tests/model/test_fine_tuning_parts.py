@@ -188,6 +188,13 @@ def test_groups_by_rate_and_decay():
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
+def test_no_decay_without_decay_makes_no_group():
+    """Two groups that are alike would have one name in the metrics."""
+    changes = {"no_decay": ["norms", "biases"], "weight_decay": 0.0}
+    config = make_config("zero1", **{f"optimizer__{key}": value for key, value in changes.items()})
+    assert len(parameter_groups(make_model(), config)) == 1
+
+
 def test_usual_config_has_one_group_without_more_keys():
     """So that checkpoints and numbers of other runs stay the same."""
     model = make_model()
