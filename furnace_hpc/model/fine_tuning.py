@@ -15,8 +15,9 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.sections.encoder import EncoderConfig, LoraConfig
 from furnace_hpc.config.sections.model import ModelConfig
 
-# Parameters of the input, also where a network defines them after its layers.
-_OF_INPUT = re.compile(r"embed|relative_attention|position")
+# Parameters of the input, also where a network defines them after its layers. The last one is
+# DeBERTa's norm of relative positions, which all its layers read.
+_OF_INPUT = re.compile(r"embed|relative_attention|position|encoder\.LayerNorm\.")
 ALL_LINEAR = "all-linear"  # peft's name of all linear layers
 
 

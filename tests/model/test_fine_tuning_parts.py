@@ -278,6 +278,18 @@ def test_optimizers_get_their_settings():
     assert isinstance(made(name="adafactor"), torch.optim.Adafactor)
 
 
+def test_norm_of_relative_positions_is_of_the_input():
+    """All layers of DeBERTa read it. If it were trained, frozen layers would keep activations."""
+    from transformers import DebertaV2Config, DebertaV2Model
+
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+    relative = {"relative_attention": True, "position_buckets": 4, "norm_rel_ebd": "layer_norm"}
+    settings = DebertaV2Config(vocab_size=9, num_hidden_layers=2, **sizes, **relative)
+    depths = layers_of(DebertaV2Model(settings), "key").depths
+    assert depths["encoder.LayerNorm.weight"] == depths["encoder.rel_embeddings.weight"] == 0
+    assert depths["encoder.layer.1.output.LayerNorm.weight"] == 2
+
+
 def test_layers_of_a_divided_network_are_the_same():
     """At ZeRO stage 3 tensors are empty, and `ds_numel` has the numbers of the whole parameter."""
     network = nn.Module()
