@@ -9,7 +9,7 @@ Rules for all modules:
 
 - They run on every rank for every batch. Call the same submodules in the same order each time,
   whatever the values are, because under ZeRO stage 3 each call is a collective.
-- Zeros replace the inputs of an absent modality, and its length is 1.
+- Zeros replace the inputs of an absent modality. For a network, its length is 1.
 - A sample's output depends on no other sample of the batch. Use a layer norm, and no batch norm.
 - In evaluation (`self.training` is false) the same input gives the same output.
 - Every parameter that requires a gradient gets one.
@@ -56,8 +56,9 @@ class Network(Protocol):
 
         Args:
             inputs: modality -> values. text: token ids [B, T], int64. image: [B, channels, height,
-                width]. audio: [B, coefficients, frames]. Images and audio are standardised, and of
-                the type of the parameters.
+                width]. audio: [B, coefficients, frames] or waveforms [B, samples]. numbers: N
+                numbers [B, N, 2], each with 1, or 0 and 0 if it is missing. All but text are
+                standardised, and of the type of the parameters.
             lengths: text and audio -> valid tokens or frames [B]. A modality that is complete in
                 the whole batch is left out, because all its positions are valid.
             present_BM: whether each sample has each modality. Each sample has at least one.
