@@ -177,6 +177,7 @@ def _publish(plan: PackPlan, writer: ResumableWriter, out: Path, report: Report)
             for name in MEASURED
             if name in progress.moments
         }
+        | dict(plan.statistics)
         | _target_statistics(plan, writer.columns),
         "vocab_size": plan.vocab_size,
         "pad_id": plan.pad_id,
