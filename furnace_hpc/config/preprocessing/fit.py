@@ -28,27 +28,44 @@ def encoders_of(config: ModelConfig) -> dict[str, tuple[str, str]]:
     return found
 
 
-def check_fit(config: ModelConfig, manifest: Manifest, pack: str) -> None:
+def check_fit(config: ModelConfig, manifest: Manifest, pack: str, where: str = "") -> None:
     """Raise ConfigError if a trained encoder needs other preprocessing than the pack has.
 
     Args:
         config: the network.
         manifest: of the pack.
         pack: folder of the pack, for messages.
+        where: what a message begins with.
     """
     problems = []
+    if problem := _wrong_waveforms(config, manifest, pack):
+        problems.append(where + problem)
     for modality, (key, name) in encoders_of(config).items():
         if modality not in manifest.modalities:
             continue
         needs = needs_of(modality, name)
         if needs is not None and not _fits(manifest, modality, needs):
             problems.append(
-                f"{key} {name!r} does not fit the pack {pack}: the pack has "
+                f"{where}{key} {name!r} does not fit the pack {pack}: the pack has "
                 f"{_has(manifest, modality)}; the encoder needs {needs.describe()}. Pack it with "
                 f"`{packing_command(manifest, modality, name, pack)}`"
             )
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _wrong_waveforms(config: ModelConfig, manifest: Manifest, pack: str) -> str:
+    """Return why an encoder of features cannot read a pack's waveforms. Empty if it does not."""
+    section = getattr(config, "audio", None)
+    if "audio" not in config.modalities or waveform_of(manifest) is None:
+        return ""
+    if getattr(section, "encoder", None) or config.audio_weights:
+        return ""
+    return (
+        f"model.audio_encoder {config.audio_encoder} does not fit the pack {pack}: the pack has "
+        "waveforms; the encoder needs features. Choose another encoder with model.audio.encoder, "
+        "or pack without --audio-store waveform"
+    )
 
 
 def _fits(manifest: Manifest, modality: str, needs: Needs) -> bool:
