@@ -252,10 +252,11 @@ def _sound_knobs(data: Manifest) -> SoundKnobs | EncoderSoundKnobs | None:
             hop=settings["hop"],
             window=WINDOW,
         )
-    for kind in (SoundKnobs, WaveformKnobs, FeatureKnobs):
-        if knobs := _knobs(kind, settings):
-            return knobs
-    return None
+    return (
+        _knobs(SoundKnobs, settings)
+        or _knobs(WaveformKnobs, settings)
+        or _knobs(FeatureKnobs, settings)
+    )
 
 
 def _knobs(kind: type[Knobs], settings: dict[str, Any]) -> Knobs | None:

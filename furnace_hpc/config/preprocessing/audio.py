@@ -5,7 +5,6 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from furnace_hpc.config.preprocessing.files import (
-    CONFIG,
     FEATURE_EXTRACTOR,
     PREPROCESSOR,
     PROCESSOR,
@@ -15,6 +14,7 @@ from furnace_hpc.config.preprocessing.files import (
     preprocessor_settings,
     read_json,
 )
+from furnace_hpc.config.pretrained_files import CONFIG
 
 FILES = (PREPROCESSOR, PROCESSOR)
 WAVEFORM = "Wav2Vec2FeatureExtractor"
@@ -97,7 +97,7 @@ class AudioNeeds(Needs):
         found = self.settings
         if "num_mel_bins" in found:  # a frame every 10 ms, of 25 ms
             return int((found["max_length"] + 3) * max(160, self.sample_rate_hz // 100))
-        seconds = found.get("chunk_length") or found.get("max_length_s")
+        seconds = found.get("chunk_length") or found["max_length_s"]
         return int(seconds * self.sample_rate_hz)
 
     def describe(self) -> str:

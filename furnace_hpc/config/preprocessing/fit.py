@@ -17,7 +17,7 @@ _OPTIONS = ("text", "image", "audio", "label", "id", "group", "weight")
 
 def encoders_of(config: ModelConfig) -> dict[str, tuple[str, str]]:
     """Return modality -> (key, encoder) of the trained encoders of a network."""
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for modality in config.modalities:
         section = getattr(config, modality, None)
         if name := getattr(section, "encoder", None):
@@ -41,7 +41,7 @@ def check_fit(config: ModelConfig, manifest: Manifest, pack: str, where: str = "
     if problem := _wrong_waveforms(config, manifest, pack):
         problems.append(where + problem)
     for modality, (key, name) in encoders_of(config).items():
-        if modality not in manifest.modalities:
+        if modality not in manifest.columns:
             continue
         needs = needs_of(modality, name)
         if needs is not None and not _fits(manifest, modality, needs):

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 from pydantic import Field, ValidationError
 
 from furnace_hpc.config.preprocessing.files import (
-    CONFIG,
     IMAGE_PROCESSOR,
     PREPROCESSOR,
     PROCESSOR,
@@ -15,6 +14,7 @@ from furnace_hpc.config.preprocessing.files import (
     preprocessor_settings,
     read_json,
 )
+from furnace_hpc.config.pretrained_files import CONFIG
 
 FILES = (PREPROCESSOR, PROCESSOR)
 FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
@@ -159,7 +159,7 @@ def _settings(name: str, kind: str, given: dict[str, Any]) -> dict[str, Any]:
     rescale = float(given.get("rescale_factor", 1 / 255))
     if given.get("do_rescale") is False:
         rescale = 1.0
-    mean, std = ((0.0,) * 3, (1.0,) * 3)
+    mean, std = _three(0.0), _three(1.0)
     if given.get("do_normalize", True):
         mean = _three(given.get("image_mean", defaults.mean_std[0]))
         std = _three(given.get("image_std", defaults.mean_std[1]))

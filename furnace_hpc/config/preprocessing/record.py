@@ -8,9 +8,10 @@ from pydantic import ValidationError
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.manifest import Manifest
 from furnace_hpc.config.preprocessing.audio import AudioNeeds, audio_files, audio_needs
-from furnace_hpc.config.preprocessing.files import CONFIG, Needs, find_file, not_there, short_name
+from furnace_hpc.config.preprocessing.files import Needs, not_there, short_name
 from furnace_hpc.config.preprocessing.image import ImageNeeds, image_files, image_needs
 from furnace_hpc.config.preprocessing.text import TextNeeds, text_files, text_needs
+from furnace_hpc.config.pretrained_files import CONFIG, find_file
 
 RECORD = "for"  # key in the `preprocessing` of a manifest
 

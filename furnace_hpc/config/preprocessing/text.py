@@ -7,14 +7,8 @@ from typing import Any, Literal
 import xxhash
 from pydantic import Field
 
-from furnace_hpc.config.preprocessing.files import (
-    CONFIG,
-    Needs,
-    bad_file,
-    file_hashes,
-    find_file,
-    read_json,
-)
+from furnace_hpc.config.preprocessing.files import Needs, bad_file, file_hashes, read_json
+from furnace_hpc.config.pretrained_files import CONFIG, find_file
 from furnace_hpc.host.regular_file import read_regular
 
 TOKENIZER, VOCABULARY = "tokenizer.json", "vocab.txt"

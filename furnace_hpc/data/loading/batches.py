@@ -16,7 +16,7 @@ from torch import Tensor
 from furnace_hpc.config.manifest import waveform_of
 from furnace_hpc.data.columns import Array, Columns
 from furnace_hpc.data.loading.targets import balanced_weights, target_scales
-from furnace_hpc.data.loading.waveforms import kept_samples, prepared_waveforms
+from furnace_hpc.data.loading.waveforms import prepared_waveforms
 
 TEXT_MULTIPLE = 8  # tokens: matrix units are fastest at multiples of 8
 
@@ -193,8 +193,7 @@ class BatchReader:
 
     def _take_waveforms(self, source: Array, rows: Rows, buffers: dict[str, Tensor]) -> Tensor:
         """Return sounds of a source, up to the end of the longest one. Only this part is read."""
-        longest = int(self._arrays["audio_length"][rows].max(initial=1))
-        num_samples = kept_samples(longest, source.shape[1])
+        num_samples = int(self._arrays["audio_length"][rows].max(initial=1))
         size = len(rows) * num_samples
         buffer = buffers.get("audio")
         if buffer is None or len(buffer) < size:

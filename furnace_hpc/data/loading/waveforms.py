@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 FULL_SCALE = 32_768.0  # of 16-bit samples
-LEAST_SAMPLES = 1600  # of a batch: the convolutions of wav2vec2 need 400
 EPSILON = 1e-7  # added to the variance, as transformers' extractors do
 
 
@@ -31,9 +30,4 @@ def cut_waveforms(columns: dict[str, Tensor]) -> dict[str, Tensor]:
     audio, lengths = columns.get("audio"), columns.get("audio_length")
     if audio is None or lengths is None or audio.dim() != 2:
         return columns
-    return columns | {"audio": audio[:, : kept_samples(int(lengths.max()), audio.shape[1])]}
-
-
-def kept_samples(longest: int, stored: int) -> int:
-    """Return how many samples a batch keeps, whose longest sound has `longest`."""
-    return min(stored, max(longest, LEAST_SAMPLES))
+    return columns | {"audio": audio[:, : max(1, int(lengths.max()))]}

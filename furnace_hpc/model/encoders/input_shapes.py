@@ -18,8 +18,7 @@ class InputShapes:
     audio_coefficients: int
     image_size: tuple[int, int] = (32, 32)
     audio_frames: int = 32
-    audio_samples: int = 0
-    """Samples of a waveform. 0 if the data set has features."""
+    """Frames of a sound. Of waveforms, which have 0 coefficients, it is the number of samples."""
     text_tokens: int = 0
     vocabulary: str | None = None
     """Fingerprint of the tokenizer's vocabulary. None if the data set does not name it."""
@@ -36,16 +35,14 @@ class InputShapes:
         """The shapes of a packed data set. Those of a missing modality are 0."""
         shapes = {name: column.shape for name, column in manifest.columns.items()}
         channels, height, width = shapes.get("image", (0, 0, 0))[-3:]
-        audio = shapes.get("audio", (0, 0))
-        coefficients, frames = audio if len(audio) == 2 else (0, 0)
+        *bands, frames = shapes.get("audio", (0, 0))
         return cls(
             vocab_size=manifest.vocab_size or 0,
             pad_id=manifest.pad_id,
             image_channels=channels,
-            audio_coefficients=coefficients,
+            audio_coefficients=bands[0] if bands else 0,
             image_size=(height, width),
             audio_frames=frames,
-            audio_samples=audio[0] if len(audio) == 1 else 0,
             text_tokens=shapes.get("text", (0,))[0],
             vocabulary=vocabulary_of(manifest),
             architectures=architectures or {},
