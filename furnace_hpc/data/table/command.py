@@ -224,25 +224,14 @@ def table(
     splits = SplitOptions(parse_parts(split), split_column, *values, folds, stratify, seed)
     files = {"train": train, "val": val, "test": test}
     from furnace_hpc.data.table.run import PackOptions, pack_table
-    from furnace_hpc.data.table.stored.options import StorageOptions, knobs_from
+    from furnace_hpc.data.table.stored.options import knobs_from
 
-    knobs = knobs_from(
-        for_,
-        StorageOptions(
-            *(tokenizer, max_tokens, image_size, image_fit, audio_seconds, audio_store),
-            *(audio_rate, feature, coefficients),
-        ),
+    sources = _sources(source, files, media_root, encoding, label_separator)
+    options = PackOptions(
+        *(out, allow_leak, merge_labels, yes, tuple(require or ())),
+        *(max_refused, workers, force, verify),
     )
-    pack_table(
-        _sources(source, files, media_root, encoding, label_separator),
-        columns,
-        splits,
-        knobs,
-        PackOptions(
-            *(out, allow_leak, merge_labels, yes, tuple(require or ())),
-            *(max_refused, workers, force, verify),
-        ),
-    )
+    pack_table(sources, columns, splits, knobs_from(locals()), options)
 
 
 def _sources(

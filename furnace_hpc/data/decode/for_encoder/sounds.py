@@ -109,7 +109,7 @@ EncoderSoundKnobs = WaveformKnobs | FeatureKnobs
 
 
 def sound_knobs_for(needs: AudioNeeds, seconds: float | None) -> EncoderSoundKnobs:
-    """Return the settings for an encoder. `seconds` cuts sounds; an extractor may cut earlier."""
+    """Return the settings for an encoder. `seconds` cuts sounds, as the extractor itself does."""
     rate = needs.sample_rate_hz
     if needs.is_waveform:
         assert seconds is not None

@@ -1,5 +1,6 @@
 """Choose how texts, images and sounds of a table are stored, from the options of the command."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from furnace_hpc.config.errors import ConfigError
@@ -28,6 +29,7 @@ COEFFICIENTS = 40
 class StorageOptions(NamedTuple):
     """The options of `furnace pack table` on what is stored. None: the default."""
 
+    for_: list[str] | None
     tokenizer: str
     max_tokens: int | None
     image_size: int | None
@@ -39,14 +41,15 @@ class StorageOptions(NamedTuple):
     coefficients: int | None
 
 
-def knobs_from(encoders: list[str] | None, options: StorageOptions) -> Knobs:
-    """Return the settings of a pack.
+def knobs_from(given: Mapping[str, Any]) -> Knobs:
+    """Return the settings of a pack from the options of the command, by their names.
 
     Raises:
         ConfigError: an option is invalid, or contradicts `--for`, or an encoder cannot be used.
     """
+    options = StorageOptions(*(given[name] for name in StorageOptions._fields))
     choice("--audio-store", options.audio_store, ("features", "waveform"))
-    made_for = parse_for(encoders)
+    made_for = parse_for(options.for_)
     tokenizer, max_tokens = _text(made_for.get("text"), options)
     return Knobs(
         image=_image(made_for.get("image"), options),
