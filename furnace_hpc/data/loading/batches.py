@@ -192,8 +192,9 @@ class BatchReader:
         return taken
 
     def _take_waveforms(self, source: Array, rows: Rows, buffers: dict[str, Tensor]) -> Tensor:
-        """Return sounds of a source, up to the end of the longest one. Only this part is read."""
-        num_samples = int(self._arrays["audio_length"][rows].max(initial=1))
+        """Return sounds of a source, up to the end of the longest one. Padding is not read."""
+        lengths = self._arrays["audio_length"][rows]
+        num_samples = int(lengths.max(initial=1))
         size = len(rows) * num_samples
         buffer = buffers.get("audio")
         if buffer is None or len(buffer) < size:
@@ -201,8 +202,9 @@ class BatchReader:
                 size, dtype=torch.int16, pin_memory=self._is_pinned
             )
         taken = buffer[:size].view(len(rows), num_samples)
-        for to, row in zip(taken.numpy(), rows, strict=True):
-            to[:] = source[row, :num_samples]
+        for to, row, length in zip(taken.numpy(), rows, lengths, strict=True):
+            to[:length] = source[row, :length]
+            to[length:] = 0
         return taken
 
     @property

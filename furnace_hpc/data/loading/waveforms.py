@@ -13,16 +13,18 @@ def prepared_waveforms(stored_BS: Tensor, length_B: Tensor, normalises: bool) ->
     With `normalises` each sound has mean 0 and variance 1 up to its length. Sums of 16-bit samples
     are exact in fp64, so a sound does not depend on its batch.
     """
+    prepared_BS = stored_BS.float()
     if not normalises:
-        return stored_BS.float() / FULL_SCALE
+        return prepared_BS.div_(FULL_SCALE)
     length_B1 = length_B.to(stored_BS.device).double().clamp(min=1).unsqueeze(1)
-    valid_BS = torch.arange(stored_BS.shape[1], device=stored_BS.device) < length_B1
-    wave_BS = stored_BS.double() * valid_BS
-    mean_B1 = wave_BS.sum(1, keepdim=True) / length_B1
-    squares_B1 = wave_BS.square().sum(1, keepdim=True) / length_B1
+    wide_BS = stored_BS.double()  # packing has stored zeros after the end
+    mean_B1 = wide_BS.sum(1, keepdim=True) / length_B1
+    squares_B1 = torch.linalg.vecdot(wide_BS, wide_BS).unsqueeze(1) / length_B1
     variance_B1 = (squares_B1 - mean_B1.square()).clamp(min=0) / FULL_SCALE**2
-    centred_BS = (wave_BS - mean_B1) / FULL_SCALE
-    return (centred_BS / (variance_B1 + EPSILON).sqrt() * valid_BS).float()
+    scale_B1 = 1 / (FULL_SCALE * (variance_B1 + EPSILON).sqrt())
+    prepared_BS.sub_(mean_B1.float()).mul_(scale_B1.float())
+    is_after_BS = torch.arange(stored_BS.shape[1], device=stored_BS.device) >= length_B1
+    return prepared_BS.masked_fill_(is_after_BS, 0.0)
 
 
 def cut_waveforms(columns: dict[str, Tensor]) -> dict[str, Tensor]:
