@@ -263,6 +263,16 @@ def test_a_pack_that_does_not_fit_is_refused(raw, waves):
     assert "--for text=roberta --for image=clip" in audio
 
 
+def test_an_encoder_whose_needs_are_unknown(raw, waves):
+    """It is refused only if the pack was made for an encoder."""
+    folder = write_config(raw / "slow", model_type="roberta")
+    (folder / "spm.model").write_text("")
+    [problem] = fit(waves, text=folder)
+    assert "it has only a slow tokenizer (spm.model)" in problem
+    older = waves.manifest.model_copy(update={"preprocessing": {}})
+    assert fit(Columns(older, waves.folder), text=folder) == []
+
+
 def test_the_command_of_a_refusal_packs_it_right(raw, waves, tmp_path, monkeypatch):
     for name in ("roberta", "clip", "wav2vec2", "vit"):
         shutil.copytree(raw / name, tmp_path / name)

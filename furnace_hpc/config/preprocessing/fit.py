@@ -1,6 +1,7 @@
 """Refuse a pack that does not fit an encoder: what it has, what is needed, and how to pack it."""
 
 import shlex
+from functools import lru_cache
 from typing import Any
 
 from furnace_hpc.config.errors import ConfigError
@@ -43,7 +44,9 @@ def check_fit(config: ModelConfig, manifest: Manifest, pack: str, where: str = "
     for modality, (key, name) in encoders_of(config).items():
         if modality not in manifest.columns:
             continue
-        needs = needs_of(modality, name)
+        needs, error = _needs(modality, name)
+        if error and recorded(manifest, modality):
+            problems.append(where + error)
         if needs is not None and not _fits(manifest, modality, needs):
             problems.append(
                 f"{where}{key} {name!r} does not fit the pack {pack}: the pack has "
@@ -52,6 +55,18 @@ def check_fit(config: ModelConfig, manifest: Manifest, pack: str, where: str = "
             )
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+@lru_cache(maxsize=64)
+def _needs(modality: str, name: str) -> tuple[Needs | None, str]:
+    """Return what an encoder needs, or why its files do not say it. A grid has many rows.
+
+    Older packs may be used with encoders whose preprocessing cannot be read.
+    """
+    try:
+        return needs_of(modality, name), ""
+    except ConfigError as error:
+        return None, str(error)
 
 
 def _wrong_waveforms(config: ModelConfig, manifest: Manifest, pack: str) -> str:
