@@ -1,7 +1,7 @@
 """Define and read the manifest of a packed data set, without numpy."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -134,6 +134,27 @@ def number_names(manifest: Manifest) -> tuple[str, ...]:
     if "numbers" not in manifest.modalities or not isinstance(settings, dict):
         return ()
     return tuple(str(name) for name in settings.get("columns", ()))
+
+
+class Waveform(NamedTuple):
+    """How a pack stores sounds as 16-bit samples."""
+
+    sample_rate_hz: int
+    normalises: bool
+    """Whether batches have mean 0 and variance 1 per sound."""
+
+    def describe(self) -> str:
+        """Return the settings in a few words."""
+        scale = "mean 0 and variance 1" if self.normalises else "full scale 1"
+        return f"waveforms at {self.sample_rate_hz:,} Hz with {scale}"
+
+
+def waveform_of(manifest: Manifest) -> Waveform | None:
+    """How a pack stores waveforms. None if it stores no sounds, or features of them."""
+    settings = manifest.preprocessing.get("audio")
+    if not isinstance(settings, dict) or settings.get("store") != "waveform":
+        return None
+    return Waveform(int(settings["sample_rate_hz"]), bool(settings["normalises"]))
 
 
 def origin_of(manifest: Manifest) -> PackOrigin | None:

@@ -9,6 +9,7 @@ import torch
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Manifest, origin_of
+from furnace_hpc.config.preprocessing.fit import check_fit
 from furnace_hpc.config.train_config import (
     AUTO,
     RunSpec,
@@ -60,6 +61,7 @@ def set_up(
         set_up_portable(processes.device)
     columns = _open_columns(record.data_dir, spec.data_fingerprint, watchdog)
     config = with_steps(config, columns.manifest.splits.get("train", 0))
+    check_fit(config.model, columns.manifest, record.data_dir)
     config = _choose_micro_batch(config, columns, folder, attempt, processes, watchdog)
 
     watchdog.heartbeat("building the model")

@@ -18,6 +18,7 @@ from torch import Tensor
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import TEXT_SECOND, Manifest
 from furnace_hpc.config.parsing.utf8_path import utf8_path
+from furnace_hpc.config.preprocessing.fit import encoders_of
 from furnace_hpc.data.columns import open_columns, rename_into_place
 from furnace_hpc.data.packing.sample import Values
 from furnace_hpc.engine.checkpoint.loader import TAG
@@ -81,7 +82,8 @@ def export(
     pack, data = find_data(checkpoint, data_dir)
     token_reader = None
     if "text" in checkpoint.config.model.modalities:
-        token_reader = make_tokenizer(data, tokenizer)
+        _, encoder = encoders_of(checkpoint.config.model).get("text", ("", None))
+        token_reader = make_tokenizer(data, tokenizer, encoder)
     count = check_checkpoint(checkpoint)
     report(f"{checkpoint.path}: {count} files have the hashes of their manifest")
 

@@ -22,9 +22,17 @@ from tokenizers.processors import TemplateProcessing
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.manifest import MODALITIES, TEXT_SECOND, Manifest, number_names
 from furnace_hpc.config.parsing.numbers import MISSING, number_of_text
+from furnace_hpc.config.preprocessing.record import recorded, recorded_encoder
+from furnace_hpc.config.preprocessing.text import TextNeeds, text_needs
 from furnace_hpc.data.columns import map_file
 from furnace_hpc.data.decode.audio import SoundKnobs, read_sound
 from furnace_hpc.data.decode.features import WINDOW
+from furnace_hpc.data.decode.for_encoder.images import EncoderImageKnobs
+from furnace_hpc.data.decode.for_encoder.sounds import (
+    EncoderSoundKnobs,
+    FeatureKnobs,
+    WaveformKnobs,
+)
 from furnace_hpc.data.decode.images import ImageKnobs, read_image
 from furnace_hpc.data.decode.reading import reading, regular_file
 from furnace_hpc.data.decode.segments import WHOLE_SOUND, Segment
@@ -50,7 +58,11 @@ class Preprocessor:
         self._columns = {
             name: column for name, column in data.columns.items() if name in MODALITIES
         }
-        self._lengths = {name for name in ("text", "audio") if f"{name}_length" in data.columns}
+        self._length_types = {
+            name: data.columns[f"{name}_length"].dtype
+            for name in ("text", "audio")
+            if f"{name}_length" in data.columns
+        }
         self.decode: Decode = lambda read, path, knobs: read(path, knobs)
         """Decodes a file. A caller may replace it, to decode in another process."""
         self._numbers = number_names(data)
@@ -92,8 +104,8 @@ class Preprocessor:
     def blank(self, modality: str) -> Values:
         """Return zeros for an absent modality. The network ignores them."""
         values: Values = {modality: np.zeros(self._shape(modality), self._columns[modality].dtype)}
-        if modality in self._lengths:
-            values[f"{modality}_length"] = np.array(1, np.int16)
+        if modality in self._length_types:
+            values[f"{modality}_length"] = np.array(1, self._length_types[modality])
         if modality == "text" and self._is_pair:
             values[TEXT_SECOND] = np.array(1, np.int16)
         return values
@@ -183,9 +195,9 @@ class Preprocessor:
         return {"audio": values} | self._length_of(length)
 
     def _length_of(self, frames: int) -> Values:
-        if "audio" not in self._lengths:
+        if "audio" not in self._length_types:
             return {}
-        return {"audio_length": np.array(frames, np.int16)}
+        return {"audio_length": np.array(frames, self._length_types["audio"])}
 
     def _stored(self, modality: str, given: Any) -> Array:
         """Check the shape and range of stored values, and convert them to the column's type."""
@@ -221,8 +233,13 @@ class Preprocessor:
         )
 
 
-def make_tokenizer(data: Manifest, given: str | None) -> TokenReader:
+def make_tokenizer(data: Manifest, given: str | None, encoder: str | None = None) -> TokenReader:
     """Load the tokenizer of the packed text: `given`, or the one in the data's manifest.
+
+    Args:
+        data: manifest of the pack.
+        given: a folder or a name, which goes first.
+        encoder: the run's text encoder. Its folder has the tokenizer that the text was packed for.
 
     Raises:
         ConfigError: the tokenizer is missing or has another vocabulary.
@@ -233,6 +250,10 @@ def make_tokenizer(data: Manifest, given: str | None) -> TokenReader:
     if words := words_of(data):
         return TokenReader(word_tokenizer(words), max_tokens)
     packed_with = settings.get("text", {}).get("tokenizer")
+    needs = recorded(data, "text")
+    if isinstance(needs, TextNeeds):
+        packed_for = recorded_encoder(data, "text")
+        return _tokenizer_for(needs, given or encoder or packed_for, packed_for, max_tokens)
     name = given or packed_with
     if not name:
         raise ConfigError(
@@ -248,6 +269,17 @@ def make_tokenizer(data: Manifest, given: str | None) -> TokenReader:
     return reader
 
 
+def _tokenizer_for(needs: TextNeeds, name: str, packed_for: str, max_tokens: int) -> TokenReader:
+    found = text_needs(name)
+    if found is None or found.tokenizer != needs.tokenizer:
+        problem = "has no tokenizer" if found is None else "has another tokenizer"
+        raise ConfigError(
+            f"{name!r} {problem} than the one of {packed_for}, for which the text was packed. Give "
+            "that one with --tokenizer DIR"
+        )
+    return load_tokenizer(name, max_tokens, needs)
+
+
 def _word_tokenizer(words: list[str]) -> Tokenizer:
     ids = {word: number for number, word in enumerate(words)}
     tokenizer = Tokenizer(WordLevel(ids, unk_token="[UNK]"))
@@ -258,14 +290,14 @@ def _word_tokenizer(words: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def _image_knobs(data: Manifest) -> ImageKnobs | None:
+def _image_knobs(data: Manifest) -> ImageKnobs | EncoderImageKnobs | None:
     settings = data.preprocessing.get("image", {})
     if data.dataset == "tridigits":
         return ImageKnobs(size=settings["height"])
-    return _knobs(ImageKnobs, settings)
+    return _knobs(ImageKnobs, settings) or _knobs(EncoderImageKnobs, settings)
 
 
-def _sound_knobs(data: Manifest) -> SoundKnobs | None:
+def _sound_knobs(data: Manifest) -> SoundKnobs | EncoderSoundKnobs | None:
     settings = data.preprocessing.get("audio", {})
     if data.dataset == "tridigits":
         coefficients, frames = data.columns["audio"].shape
@@ -276,7 +308,11 @@ def _sound_knobs(data: Manifest) -> SoundKnobs | None:
             hop=settings["hop"],
             window=WINDOW,
         )
-    return _knobs(SoundKnobs, settings)
+    return (
+        _knobs(SoundKnobs, settings)
+        or _knobs(WaveformKnobs, settings)
+        or _knobs(FeatureKnobs, settings)
+    )
 
 
 def _knobs(kind: type[Knobs], settings: dict[str, Any]) -> Knobs | None:

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from furnace_hpc.config.manifest import TEXT_SECOND
+from furnace_hpc.config.manifest import TEXT_SECOND, waveform_of
 from furnace_hpc.data.columns import Array, Columns
 from furnace_hpc.data.loading.numbers import prepared_numbers
 from furnace_hpc.data.loading.targets import balanced_weights, target_scales
+from furnace_hpc.data.loading.waveforms import prepared_waveforms
 
 TEXT_MULTIPLE = 8  # tokens: matrix units are fastest at multiples of 8
 
@@ -42,11 +43,11 @@ class Batch:
     rows: Rows
     """Row numbers of the samples in the split's columns."""
     inputs: dict[str, Tensor]
-    """text [B, T] int64; image [B, C, H, W] and audio [B, C, T] float32, standardised. numbers
-    [B, N, 2] float32: standardised, and whether each is known."""
+    """text [B, T] int64; image [B, C, H, W] and audio [B, C, T] float32, standardised. Waveforms
+    are [B, T]. numbers [B, N, 2] float32: standardised, and whether each is known."""
     lengths: dict[str, Tensor]
-    """Valid tokens or frames of text and audio, [B] int64. Of text pairs also `text_second`: the
-    place of the second text's first token."""
+    """Valid tokens, frames or samples of text and audio, [B] int64. Of text pairs also
+    `text_second`: the place of the second text's first token."""
     present_BM: Tensor
     """Whether each sample has each modality, bool, in the order of `modalities`."""
     labels: dict[str, Tensor]
@@ -72,6 +73,7 @@ class BatchReader:
         manifest = columns.manifest
         self.device = device
         self.num_samples: int = manifest.splits[split]  # type: ignore[index]
+        self._waveform = waveform_of(manifest)
         self.image_frames = manifest.image_frames if "image" in modalities else None
         # Plain arrays over the maps: numpy's memmap class adds a Python call per view.
         self._arrays = {name: np.asarray(array) for name, array in columns.split(split).items()}
@@ -125,6 +127,9 @@ class BatchReader:
         columns = {}
         for name, source in self._sources.items():
             source_rows = rows
+            if name == "audio" and self._waveform:
+                columns[name] = self._take_waveforms(source, rows, buffers)
+                continue
             if name == "image" and self.image_frames:
                 shown = self.image_frames // 2 if frames is None else frames
                 source_rows = rows * self.image_frames + shown
@@ -139,7 +144,7 @@ class BatchReader:
         moved = self._copies.to_device(host.columns)
         batch = Batch(
             rows=host.rows,
-            inputs={name: self._standardised(name, moved[name]) for name in self._modalities},
+            inputs={name: self._standardised(name, moved) for name in self._modalities},
             lengths={
                 modality: moved[f"{modality}_length"].to(torch.int64, copy=True)
                 for modality in self._modalities
@@ -190,6 +195,22 @@ class BatchReader:
         np.take(source, rows, axis=0, out=taken.numpy(), mode="clip")
         return taken
 
+    def _take_waveforms(self, source: Array, rows: Rows, buffers: dict[str, Tensor]) -> Tensor:
+        """Return sounds of a source, up to the end of the longest one. Padding is not read."""
+        lengths = self._arrays["audio_length"][rows]
+        num_samples = int(lengths.max(initial=1))
+        size = len(rows) * num_samples
+        buffer = buffers.get("audio")
+        if buffer is None or len(buffer) < size:
+            buffer = buffers["audio"] = torch.empty(
+                size, dtype=torch.int16, pin_memory=self._is_pinned
+            )
+        taken = buffer[:size].view(len(rows), num_samples)
+        for to, row, length in zip(taken.numpy(), rows, lengths, strict=True):
+            to[:length] = source[row, :length]
+            to[length:] = 0
+        return taken
+
     @property
     def _is_pinned(self) -> bool:
         """Whether host memory is page-locked, so that a copy to the GPU does not wait."""
@@ -216,7 +237,11 @@ class BatchReader:
                 complete.add(modality)
         return frozenset(complete)
 
-    def _standardised(self, modality: str, values: Tensor) -> Tensor:
+    def _standardised(self, modality: str, moved: dict[str, Tensor]) -> Tensor:
+        values = moved[modality]
+        if modality == "audio" and self._waveform:
+            lengths = moved["audio_length"]
+            return prepared_waveforms(values, lengths, self._waveform.normalises)
         if modality == "text":
             return values.to(torch.int64, copy=True)
         if modality == "numbers":

@@ -183,6 +183,7 @@ def _publish(plan: PackPlan, writer: ResumableWriter, out: Path, report: Report)
             if name in progress.moments
         }
         | _number_statistics(plan, writer.columns)
+        | dict(plan.statistics)
         | _target_statistics(plan, writer.columns),
         "vocab_size": plan.vocab_size,
         "pad_id": plan.pad_id,

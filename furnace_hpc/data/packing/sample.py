@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import Labels
+from furnace_hpc.config.manifest import Labels, Statistics
 from furnace_hpc.data.decode.reading import name_sample, reading
 from furnace_hpc.data.packing.rejects import Refusal, Unusable
 
@@ -51,6 +51,8 @@ class PackPlan:
     """Rows that a worker renders at once."""
     derive: Callable[[Mapping[str, Mapping[str, Array]]], dict[str, Values]] | None = None
     """Computes more columns from (split -> column -> array), once at the end."""
+    statistics: Mapping[str, Statistics] = field(default_factory=dict)
+    """Modality -> mean and deviation that are given, not measured."""
     notes: tuple[str, ...] = ()
     """Notes that are printed before anything is rendered."""
 

@@ -1,13 +1,12 @@
 """The command `furnace pack table`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.numbers import whole_number
-from furnace_hpc.data.packing.pack_command import choice, knobs_of
 from furnace_hpc.data.table.options import (
     ColumnOptions,
     SourceOptions,
@@ -27,13 +26,12 @@ Examples:
   furnace pack table --source reviews.csv --text review --label stars --split 80/10/10
   furnace pack table --train train.jsonl --val dev.jsonl --test test.jsonl \\
     --text text --image img --label hateful=label
+  furnace pack table --source posts.csv --text text --image file --label topic \\
+    --for text=roberta-base --for image=facebook/dinov2-base
   furnace pack table --source esc50.csv --audio '{filename}' --media-root audio \\
     --label category --split-column fold --val-value 4 --test-value 5
   furnace pack table --source patients.csv --text report --numbers age,pulse --label died
 """
-if TYPE_CHECKING:  # it imports numpy, which is too slow for --help
-    from furnace_hpc.data.table.plan import Knobs
-
 Files = list[str] | None
 Columns = list[str] | None
 
@@ -154,14 +152,37 @@ Tokenizer = Annotated[
     str,
     typer.Option(help="words (of the train split), a tokenizer's folder, or a model in the cache."),
 ]
-MaxTokens = Annotated[int, typer.Option(min=3, max=512, help="Tokens stored per text.")]
-Size = Annotated[int, typer.Option(help="Height and width of stored images, in pixels.")]
-Fit = Annotated[str, typer.Option(help="crop (middle square) or stretch (whole picture).")]
-Seconds = Annotated[
-    float, typer.Option(min=0.1, max=300, help="Seconds stored per sound. The rest is cut.")
+For = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--for",
+        metavar="MODALITY=ENCODER",
+        help="Prepare text, image or audio as a Hugging Face encoder needs it: text=roberta-base. "
+        "A folder, or a name in the hub's cache. Repeatable.",
+    ),
 ]
-Feature = Annotated[str, typer.Option(help="mfcc or log_mel.")]
-Coefficients = Annotated[int, typer.Option(help="Coefficients of an audio frame.")]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(min=3, max=8192, help="Tokens stored per text [128; with --for at most 512]."),
+]
+Size = Annotated[
+    int | None, typer.Option(help="Height and width of stored images, in pixels [224].")
+]
+Fit = Annotated[
+    str | None, typer.Option(help="crop (middle square) or stretch (whole picture) [crop].")
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option(min=0.1, max=300, help="Seconds stored per sound, the rest is cut [6.4]."),
+]
+Store = Annotated[
+    str, typer.Option(help="features, or waveform: 16-bit samples for encoders that take them.")
+]
+Rate = Annotated[
+    int | None, typer.Option(metavar="HZ", help="Samples per second of a waveform [16000].")
+]
+Feature = Annotated[str | None, typer.Option(help="mfcc or log_mel [mfcc].")]
+Coefficients = Annotated[int | None, typer.Option(help="Coefficients of an audio frame [40].")]
 Require = Annotated[
     list[str] | None, typer.Option(help="Leave out samples without this modality. Repeatable.")
 ]
@@ -208,12 +229,15 @@ def table(
     allow_leak: AllowLeak = False,
     yes: Yes = False,
     tokenizer: Tokenizer = "words",
-    max_tokens: MaxTokens = 128,
-    image_size: Size = 224,
-    image_fit: Fit = "crop",
-    audio_seconds: Seconds = 6.4,
-    feature: Feature = "mfcc",
-    coefficients: Coefficients = 40,
+    for_: For = None,
+    max_tokens: MaxTokens = None,
+    image_size: Size = None,
+    image_fit: Fit = None,
+    audio_seconds: Seconds = None,
+    audio_store: Store = "features",
+    audio_rate: Rate = None,
+    feature: Feature = None,
+    coefficients: Coefficients = None,
     require: Require = None,
     max_refused: MaxRefused = 0.05,
     workers: Workers = None,
@@ -228,12 +252,13 @@ def table(
     values = tuple(val_value or ()), tuple(test_value or ())
     rest = max_refused, workers, force, verify
     from furnace_hpc.data.table.run import PackOptions, pack_table
+    from furnace_hpc.data.table.stored.options import knobs_from
 
     pack_table(
         _sources(source, train, val, test, media_root, encoding, label_separator),
         columns,
         SplitOptions(parse_parts(split), split_column, *values, folds, stratify, seed),
-        _knobs(tokenizer, max_tokens, image_size, image_fit, audio_seconds, feature, coefficients),
+        knobs_from(locals()),
         PackOptions(out, allow_leak, merge_labels, yes, tuple(require or ()), *rest),
     )
 
@@ -270,23 +295,3 @@ def _sources(
     if media_root is not None and not media_root.is_dir():
         raise ConfigError(f"--media-root {media_root} is not a folder")
     return SourceOptions(tuple(source or ()), given, media_root, encoding, separator)
-
-
-def _knobs(
-    tokenizer: str,
-    max_tokens: int,
-    size: int,
-    fit: str,
-    seconds: float,
-    feature: str,
-    coefficients: int,
-) -> "Knobs":
-    from furnace_hpc.data.decode.audio import SoundKnobs
-    from furnace_hpc.data.decode.images import ImageKnobs
-    from furnace_hpc.data.table.plan import Knobs
-
-    image = knobs_of(ImageKnobs, "image-", size=size, fit=fit)
-    choice("--feature", feature, ("mfcc", "log_mel"))
-    sound = knobs_of(SoundKnobs, feature=feature, coefficients=coefficients)
-    frames = max(1, round(seconds * sound.sample_rate_hz / sound.hop))
-    return Knobs(image, sound.model_copy(update={"frames": frames}), tokenizer, max_tokens)

@@ -11,30 +11,20 @@ import numpy as np
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import SAMPLING_WEIGHT, Labels
-from furnace_hpc.data.decode.audio import SoundKnobs
-from furnace_hpc.data.decode.images import ImageKnobs
+from furnace_hpc.config.preprocessing.record import RECORD
 from furnace_hpc.data.decode.text_pairs import pair_columns
 from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer
-from furnace_hpc.data.decode.word_tokenizer import WORDS, word_tokenizer
+from furnace_hpc.data.decode.word_tokenizer import word_tokenizer
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Draft, PackPlan, Sample, Values, blank_sample
 from furnace_hpc.data.table.media import Media, image_of, media_at, sound_of
 from furnace_hpc.data.table.options import LabelKind
+from furnace_hpc.data.table.stored.knobs import Knobs
 
 RECIPE = 1  # increase it if the same table and settings make other columns
 BLOCK_ROWS = 1024  # that a worker reads at once
 CHUNK_ROWS = {True: 32, False: 1024}  # with and without images or sounds
 MAX_ID_BYTES = 512
-
-
-@dataclass(frozen=True)
-class Knobs:
-    """The settings that decide the columns of a pack."""
-
-    image: ImageKnobs
-    sound: SoundKnobs
-    tokenizer: str
-    max_tokens: int
 
 
 @dataclass(frozen=True)
@@ -129,7 +119,7 @@ class TableRenderer:
 
     def _sound(self, media: Media) -> Values:
         values, length = sound_of(media, self.knobs.sound)
-        return {"audio": values, "audio_length": np.array(length, np.int16)}
+        return {"audio": values, "audio_length": np.array(length, self.blank["audio_length"].dtype)}
 
     def _tokens(self, row: dict[str, Any]) -> Values:
         reader = reader_of(self.knobs, self.words)
@@ -166,9 +156,9 @@ def _word_reader(words: tuple[str, ...], max_tokens: int) -> TokenReader:
 
 def reader_of(knobs: Knobs, words: tuple[str, ...]) -> TokenReader:
     """Return the tokenizer: of the pack's own words, or the one that is named."""
-    if knobs.tokenizer == WORDS:
+    if knobs.uses_own_words:
         return _word_reader(words, knobs.max_tokens)
-    return load_tokenizer(knobs.tokenizer, knobs.max_tokens)
+    return load_tokenizer(knobs.tokenizer, knobs.max_tokens, knobs.text_needs)
 
 
 def make_plan(
@@ -197,7 +187,7 @@ def make_plan(
             "tokenizer": Path(knobs.tokenizer).name,
             "max_tokens": knobs.max_tokens,
         }
-        if knobs.tokenizer == WORDS:
+        if knobs.uses_own_words:
             described["draw"]["words"] = list(renderer.words)
         else:
             described["text"]["vocabulary"] = reader.fingerprint
@@ -207,6 +197,8 @@ def make_plan(
         described["audio"] = knobs.sound.model_dump(mode="json")
     if "numbers" in modalities:
         described["numbers"] = {"columns": list(renderer.numbers)}
+    if made := {name: made.record for name, made in knobs.made_for.items() if name in modalities}:
+        described[RECORD] = made
     has_media = bool({"image", "audio"} & set(modalities))
     return PackPlan(
         dataset=name,
@@ -221,8 +213,9 @@ def make_plan(
         render=renderer.render,
         settings=described,
         image_frames=len(renderer.frames) if len(renderer.frames) > 1 else None,
-        preload=("librosa.feature.spectral",) if "audio" in modalities else (),
+        preload=knobs.sound.preload if "audio" in modalities else (),
         chunk_rows=CHUNK_ROWS[has_media],
+        statistics=knobs.statistics(modalities),
         notes=notes,
         **vocabulary,
     )
@@ -256,14 +249,12 @@ def blank_row(
         if is_pair:
             columns |= pair_columns(reader, "", "")
     if "image" in modalities:
-        shape: tuple[int, ...] = (3, knobs.image.size, knobs.image.size)
+        shape: tuple[int, ...] = knobs.image.shape
         if num_frames > 1:
             shape = (num_frames, *shape)
         columns["image"] = np.zeros(shape, np.uint8)
     if "audio" in modalities:
-        sound = knobs.sound
-        columns["audio"] = np.zeros((sound.coefficients, sound.frames), np.float16)
-        columns["audio_length"] = np.array(1, np.int16)
+        columns["audio"], columns["audio_length"] = knobs.sound.blank()
     if "numbers" in modalities:
         columns["numbers"] = np.full(num_numbers, np.nan)
     for name, label in labels.items():

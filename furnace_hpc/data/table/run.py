@@ -20,7 +20,6 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.data.columns import check_replaceable
-from furnace_hpc.data.decode.word_tokenizer import WORDS
 from furnace_hpc.data.packing.pack_command import pack_plan
 from furnace_hpc.data.packing.required_modalities import require_modalities
 from furnace_hpc.data.packing.sample import PackPlan
@@ -28,12 +27,13 @@ from furnace_hpc.data.table import checks, numeric, suspicions
 from furnace_hpc.data.table.checks import Codes, LabelCounts, Leaks
 from furnace_hpc.data.table.guess import guess, report_lines
 from furnace_hpc.data.table.options import ColumnOptions, SourceOptions, SplitOptions
-from furnace_hpc.data.table.plan import Knobs, LabelPlan, TableRenderer, blank_row, make_plan
+from furnace_hpc.data.table.plan import LabelPlan, TableRenderer, blank_row, make_plan
 from furnace_hpc.data.table.report.page import write_page
 from furnace_hpc.data.table.report.profile import Profile, describe, profile_lines
 from furnace_hpc.data.table.sources.files import Table, content_of, open_tables, readable
 from furnace_hpc.data.table.splits import RowNumbers, rows_of, split_rows
 from furnace_hpc.data.table.staging import Staged, stage
+from furnace_hpc.data.table.stored.knobs import Knobs
 from furnace_hpc.data.table.vocabulary import choose_words
 
 MAX_WORDS = 20_000
@@ -87,7 +87,7 @@ def pack_table(
             print(f"note: {note}")
         if not columns.named:
             columns, splits = _guessed(tables, splits, options)
-        _check_named(columns)
+        _check_named(columns, knobs)
         staged = stage(tables, columns, splits.column, scratch, sources.separator)
         checks.check_ids(staged)
         numeric.check_segments(staged, columns)
@@ -169,7 +169,7 @@ def _guessed(
     return found.columns, found.splits
 
 
-def _check_named(columns: ColumnOptions) -> None:
+def _check_named(columns: ColumnOptions, knobs: Knobs) -> None:
     if not columns.labels:
         raise ConfigError("no label is given. Give --label NAME=COLUMN")
     if not columns.text and columns.text_pair:
@@ -182,6 +182,12 @@ def _check_named(columns: ColumnOptions) -> None:
         raise ConfigError(
             "no input is given. Give --text, --image, --audio or --numbers with a column"
         )
+    for modality, made in knobs.made_for.items():
+        if modality not in columns.modalities:
+            raise ConfigError(
+                f"--for {modality}={made.encoder} is given without a column. Add --{modality} "
+                "COLUMN, or leave it out"
+            )
 
 
 def _draws(
@@ -299,7 +305,7 @@ def _plan(
         for found in labels
     }
     words: tuple[str, ...] = ()
-    if columns.text and knobs.tokenizer == WORDS:
+    if columns.text and knobs.uses_own_words:
         words = tuple(choose_words(staged, codes, MAX_WORDS, same_size=is_fold))
     frames = tuple(slot for slot in staged.slots if slot != "audio")
     id_bytes = staged.frame.select(pl.col("id").str.len_bytes().max()).collect().item()

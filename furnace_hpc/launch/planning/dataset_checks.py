@@ -18,6 +18,7 @@ from furnace_hpc.config.manifest import (
     read_manifest,
 )
 from furnace_hpc.config.metrics import split_target, target_key
+from furnace_hpc.config.preprocessing.fit import check_fit
 from furnace_hpc.config.train_config import RunSpec, TrainConfig, with_steps
 from furnace_hpc.host.regular_file import check_regular
 
@@ -175,6 +176,7 @@ def _check_row(row: str, config: TrainConfig, manifest: Manifest, folder: Path) 
                 f"row {row!r}: data set {folder} has no modality {modality!r}; {hint}"
             )
     _check_presence(row, config, manifest, folder)
+    check_fit(config.model, manifest, str(folder), f"row {row!r}: ")
 
 
 def _check_splits(manifest: Manifest, folder: Path) -> None:
