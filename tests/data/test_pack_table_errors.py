@@ -221,7 +221,7 @@ def test_no_column_looks_like_a_label(tmp_path):
 def test_rows_without_a_split(tmp_path):
     path = csv_of(tmp_path, part=["train"] * 10 + [None] + ["test"] * 9)
     message = error_of(tmp_path, "--source", path, *COLUMNS[:4], "--split-column", "part")
-    assert "row 11 has no split, 1 rows in all" in message
+    assert "row 11 has no split (1 row in all)" in message
 
 
 def test_another_pack_is_not_replaced(tmp_path):

@@ -40,7 +40,7 @@ Source = Annotated[
     typer.Option(
         metavar="FILE",
         help="CSV, TSV, JSON lines, Parquet, Arrow or tar file, a list of paths (.txt), a folder, "
-        "or a pattern in quotes. Repeatable.",
+        "or a pattern of files in quotes. Repeatable.",
     ),
 ]
 Train = Annotated[Files, typer.Option(metavar="FILE", help="File of the train split. Repeatable.")]
@@ -94,6 +94,14 @@ Separator = Annotated[
     typer.Option(help="Between labels of a multi_label cell [|, ; or comma, if it occurs]."),
 ]
 Encoding = Annotated[str | None, typer.Option(help="Of CSV files [UTF-8, or UTF-16 with a mark].")]
+PathPattern = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        help="For the column path of a folder or list: its named groups, as in "
+        "'(?P<actor>[0-9]+)_', become columns.",
+    ),
+]
 MergeLabels = Annotated[
     bool, typer.Option("--merge-labels", help="Join classes that differ in case or spaces only.")
 ]
@@ -168,6 +176,7 @@ def table(
     media_root: MediaRoot = None,
     label_separator: Separator = None,
     encoding: Encoding = None,
+    path_pattern: PathPattern = None,
     merge_labels: MergeLabels = False,
     split: Split = None,
     split_column: SplitColumn = None,
@@ -196,13 +205,19 @@ def table(
         *(tuple(text or ()), tuple(image or ()), audio, parse_labels(label or (), levels or ())),
         *(id_, group, weight),
     )
-    values = tuple(val_value or ()), tuple(test_value or ())
+    values = (tuple(given or ()) for given in (val_value, test_value))
     splits = SplitOptions(parse_parts(split), split_column, *values, folds, stratify, seed)
-    files = {"train": train, "val": val, "test": test}
     from furnace_hpc.data.table.run import PackOptions, pack_table
 
     pack_table(
-        _sources(source, files, media_root, encoding, label_separator),
+        _sources(
+            source,
+            {"train": train, "val": val, "test": test},
+            media_root,
+            encoding,
+            label_separator,
+            path_pattern,
+        ),
         columns,
         splits,
         _knobs(tokenizer, max_tokens, image_size, image_fit, audio_seconds, feature, coefficients),
@@ -219,6 +234,7 @@ def _sources(
     media_root: Path | None,
     encoding: str | None,
     separator: str | None,
+    path_pattern: str | None,
 ) -> SourceOptions:
     """Check which files are given.
 
@@ -241,7 +257,7 @@ def _sources(
         raise ConfigError("--train is missing. Give the file of the train split")
     if media_root is not None and not media_root.is_dir():
         raise ConfigError(f"--media-root {media_root} is not a folder")
-    return SourceOptions(tuple(source or ()), given, media_root, encoding, separator)
+    return SourceOptions(tuple(source or ()), given, media_root, encoding, separator, path_pattern)
 
 
 def _knobs(

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.data.table.cells import as_number
 from furnace_hpc.data.table.checks import SHOWN, Codes, LabelCounts, with_codes
 from furnace_hpc.data.table.options import ColumnOptions
@@ -23,8 +24,8 @@ def label_warnings(counts: list[LabelCounts], num_rows: int) -> Iterator[str]:
     for found in counts:
         name = found.label.name
         if found.missing:
-            share = f"{found.missing:,} of {num_rows:,} rows"
-            yield f"label {name}: {share} have no value and are refused"
+            share = f"{found.missing:,} of {counted(num_rows, 'row')}"
+            yield f"label {name}: {share} have no value. Such rows are refused"
         if odd := [label for label in found.classes if label.strip().casefold() in LIKE_MISSING]:
             yield (
                 f"label {name}: the class {', '.join(map(repr, odd))} looks like a missing value. "
@@ -54,7 +55,7 @@ def duplicate_texts(staged: Staged, codes: Codes) -> Iterator[str]:
     equal = _in_two_splits(frame, pl.col("text"))
     if equal:
         yield (
-            f"{equal:,} rows have a text that is also in another split. --group with the text's "
+            f"{_rows_have(equal)} a text that is also in another split. --group with the text's "
             "column keeps equal texts in one split"
         )
     halves = (
@@ -62,9 +63,13 @@ def duplicate_texts(staged: Staged, codes: Codes) -> Iterator[str]:
     )
     if (near := max(halves)) > equal:
         yield (
-            f"{near:,} rows have a text of which half is also in another split, without case, "
+            f"{_rows_have(near)} a text of which half is also in another split, without case, "
             "digits and punctuation"
         )
+
+
+def _rows_have(number: int) -> str:
+    return f"{counted(number, 'row')} {'has' if number == 1 else 'have'}"
 
 
 def _in_two_splits(frame: pl.LazyFrame, key: pl.Expr) -> int:
