@@ -201,29 +201,22 @@ def table(
     verify: Verify = False,
 ) -> None:
     """Pack a table: `HELP` explains it to users."""
-    columns = ColumnOptions(
-        *(tuple(text or ()), tuple(image or ()), audio, parse_labels(label or (), levels or ())),
-        *(id_, group, weight),
-    )
-    values = (tuple(given or ()) for given in (val_value, test_value))
+    labels = parse_labels(label or (), levels or ())
+    inputs = tuple(text or ()), tuple(image or ()), audio
+    columns = ColumnOptions(*inputs, labels, id_, group, weight)
+    values = map(tuple, (val_value or (), test_value or ()))
     splits = SplitOptions(parse_parts(split), split_column, *values, folds, stratify, seed)
+    files = {"train": train, "val": val, "test": test}
     from furnace_hpc.data.table.run import PackOptions, pack_table
 
     pack_table(
-        _sources(
-            source,
-            {"train": train, "val": val, "test": test},
-            media_root,
-            encoding,
-            label_separator,
-            path_pattern,
-        ),
+        _sources(source, files, media_root, encoding, label_separator, path_pattern),
         columns,
         splits,
         _knobs(tokenizer, max_tokens, image_size, image_fit, audio_seconds, feature, coefficients),
         PackOptions(
-            *(out, allow_leak, merge_labels, yes, tuple(require or ())),
-            *(max_refused, workers, force, verify),
+            *(out, allow_leak, merge_labels, yes, tuple(require or ()), max_refused),
+            *(workers, force, verify),
         ),
     )
 

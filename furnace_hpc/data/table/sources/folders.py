@@ -72,8 +72,8 @@ def with_pattern(frame: pl.LazyFrame, pattern: str, place: Path) -> pl.LazyFrame
             f"--path-pattern needs a column 'path', which {place} lacks. Give it for a folder, a "
             "pattern of files or a list of paths"
         )
-    groups = pl.col("path").str.extract_groups(pattern)
     try:
+        groups = pl.col("path").str.extract_groups(pattern)
         found = pl.DataFrame({"path": [""]}).select(groups).to_series()
     except pl.exceptions.PolarsError as error:
         reason = " ".join(str(error).split())[:200]
