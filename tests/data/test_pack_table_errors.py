@@ -4,7 +4,7 @@ import json
 
 import polars as pl
 import pytest
-from table_files import image_bytes, write_image, write_wav
+from table_files import image_bytes, wav_bytes, write_image, write_wav
 
 from furnace_hpc import pack
 from furnace_hpc.config.errors import ConfigError
@@ -278,7 +278,7 @@ def test_files_of_another_kind(tmp_path):
 def test_some_files_of_another_kind(tmp_path, capsys):
     for number in range(20):
         write_image(tmp_path / f"{number}.png", number)
-    write_wav(tmp_path / "7.png", 7)
+    (tmp_path / "7.png").write_bytes(wav_bytes(7))
     path = csv_of(tmp_path, image=[f"{number}.png" for number in range(20)])
     pack.main(
         args=[

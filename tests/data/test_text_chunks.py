@@ -17,7 +17,8 @@ from furnace_hpc.data.table import run
 
 BLOCKS = ((0, 0xD800), (0xE000, 0x10000), (0x1F000, 0x1FB00))
 ODD = [
-    *("x² and ½", "\u039f\u0394\u039f\u03a3", "a\u200cb", "𐐀 𐐨 deseret", "😀 emoji 👍🏽 ok", "", "  "),
+    *("x² and ½", "\u039f\u0394\u039f\u03a3", "a\u200cb", "𐐀 𐐨 deseret", "", "  "),
+    *("😀 emoji 👍🏽 ok", "two\nlines"),
     *("Ünïcode ÅNGSTRÖM İstanbul", "中文 字符", "[PAD] [CLS] </s>", "word " * 40, "\0"),
     *("…—“quoted”", "tab\tnew\nline"),
 ]

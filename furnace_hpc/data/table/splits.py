@@ -63,8 +63,8 @@ def split_rows(staged: Staged, options: SplitOptions, has_groups: bool) -> list[
 
 def _given_splits(staged: Staged, options: SplitOptions) -> Codes | None:
     """Return the splits that the table has. None if it has none."""
-    counted = staged.frame.group_by("split").len().collect(engine="streaming")
-    counts = dict(counted.iter_rows())
+    found = staged.frame.group_by("split").len().collect(engine="streaming")
+    counts = dict(found.iter_rows())
     if set(counts) == {None}:
         return None
     meaning = {value: _meaning(value, options, counts) for value in counts if value is not None}

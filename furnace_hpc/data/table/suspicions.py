@@ -46,22 +46,35 @@ def duplicate_texts(staged: Staged, codes: Codes) -> Iterator[str]:
 
     Nearly equal: the first or the second half is the same, without case, digits and punctuation.
     """
-    plain = pl.col("text").str.to_lowercase().str.replace_all(r"[\W\d_]+", " ").str.strip_chars()
-    words = plain.str.split(" ")
-    half = (words.list.len() + 1) // 2
-    is_long = words.list.len() >= LONG
-    first, second = words.list.head(half), words.list.tail(words.list.len() - half)
-    frame = with_codes(staged, codes).filter(pl.col("text").is_not_null())
-    equal = _in_two_splits(frame, pl.col("text"))
+    words = pl.col("text").str.to_lowercase().str.extract_all(r"[^\W\d_]+").alias("words")
+    length = pl.col("words").list.len()
+    half = (length + 1) // 2
+    halves = pl.col("words").list.head(half), pl.col("words").list.tail(length - half)
+    found = (
+        with_codes(staged, codes)
+        .filter(pl.col("text").is_not_null())
+        .select("split_code", pl.col("text").hash(seed=0).alias("equal"), words)
+        .select(
+            "split_code",
+            "equal",
+            *(
+                pl.when(length >= LONG).then(part.list.join(" ").hash(seed=0)).alias(name)
+                for part, name in zip(halves, ("first", "second"), strict=True)
+            ),
+        )
+        .collect(engine="streaming")
+    )
+    equal = _in_two_splits(found.select("split_code", pl.col("equal").alias("key")))
     if equal:
         yield (
             f"{_rows_have(equal)} a text that is also in another split. --group with the text's "
             "column keeps equal texts in one split"
         )
-    halves = (
-        _in_two_splits(frame.filter(is_long), part.list.join(" ")) for part in (first, second)
+    near = max(
+        _in_two_splits(found.select("split_code", pl.col(name).alias("key")).drop_nulls())
+        for name in ("first", "second")
     )
-    if (near := max(halves)) > equal:
+    if near > equal:
         yield (
             f"{_rows_have(near)} a text of which half is also in another split, without case, "
             "digits and punctuation"
@@ -72,9 +85,8 @@ def _rows_have(number: int) -> str:
     return f"{counted(number, 'row')} {'has' if number == 1 else 'have'}"
 
 
-def _in_two_splits(frame: pl.LazyFrame, key: pl.Expr) -> int:
-    """Return the number of rows whose key is in two splits. It needs 17 bytes per row."""
-    found = frame.select(key.hash(seed=0).alias("key"), "split_code").collect(engine="streaming")
+def _in_two_splits(found: pl.DataFrame) -> int:
+    """Return the number of rows whose key is in two splits."""
     if found.is_empty():
         return 0
     keys, codes = found["key"].to_numpy(), found["split_code"].to_numpy()

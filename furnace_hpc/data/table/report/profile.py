@@ -80,8 +80,8 @@ def describe(
     columns = {slot.rstrip("0"): slot for slot in staged.slots if slot in ("image0", "audio")}
     if "text" in staged.frame.collect_schema():
         columns = {"text": "text"} | columns
-    counted = with_codes(staged, codes).filter(pl.col("split_code") != UNUSED)
-    present = counted.select(pl.col(list(columns.values())).count()).collect(engine="streaming")
+    in_splits = with_codes(staged, codes).filter(pl.col("split_code") != UNUSED)
+    present = in_splits.select(pl.col(list(columns.values())).count()).collect(engine="streaming")
     modalities = {modality: int(present[column][0]) for modality, column in columns.items()}
     spreads = list(_text_lengths(staged)) if "text" in columns else []
     with DecoderProcess(READERS) as decoder:
