@@ -144,7 +144,7 @@ class TableRenderer:
             tokens = reader.encode_all(rows["text"].to_list())
         if tokens is None or rows.is_empty():
             return None
-        names = [name.encode() for name in rows["id"]]
+        names = [name.encode() for name in rows["id"].to_list()]
         values: Values = {
             "source_id": np.array(names, self.blank["source_id"].dtype),
             "present": np.ones((len(rows), 1), np.uint8),
