@@ -126,9 +126,9 @@ def _plain(schema: pl.Schema, *, is_csv: bool) -> Iterator[pl.Expr]:
     """Yield the columns that text can hold. Of a file inside a table it holds the name."""
     for name, kind in schema.items():
         cells = pl.col(name)
-        if isinstance(kind, pl.Struct) and (_has_bytes(kind) or is_csv):
-            if "path" in [field.name for field in kind.fields]:
-                yield cells.struct.field("path").alias(name)
+        fields = [field.name for field in kind.fields] if isinstance(kind, pl.Struct) else []
+        if "path" in fields and {"bytes", "tar"} & set(fields):
+            yield cells.struct.field("path").alias(name)
         elif is_csv and isinstance(kind, pl.List) and kind.inner == pl.String:
             yield cells.list.join(BETWEEN)
         elif not _has_bytes(kind) and not (is_csv and kind.is_nested()):

@@ -6,12 +6,13 @@ import json
 import polars as pl
 import pytest
 from table_files import image_bytes, sentence, write_memes
-from use_study import exported
+from use_study import exported, tridigits_model, tridigits_samples  # noqa: F401  fixtures
 
 from furnace_hpc import pack
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.inference import answer_table
+from furnace_hpc.inference.answer_columns import write_table
 from furnace_hpc.inference.answer_table import TableJob, predict_table
 from furnace_hpc.inference.batch_predict import answer_file
 from furnace_hpc.inference.predictor import Predictor
@@ -210,6 +211,22 @@ def test_a_column_of_an_answer_exists_already(tmp_path, raw, predictor):
     assert [file.name for file in tmp_path.iterdir()] == ["again.csv"]
 
 
+def test_columns_that_a_form_cannot_hold(tmp_path):
+    """Of a file in a tar or table it gets the name. Bytes and lists of numbers are left out."""
+    tar = {"tar": "/a.tar", "offset": 512, "size": 9, "path": "7.png"}
+    rows = pl.LazyFrame({"a": [tar], "b": [b"x"], "c": [[1, 2]], "d": [["x", "y"]], "e": [1.5]})
+    answers = pl.LazyFrame({"tags_predicted": [["u", "v"]], "prediction_error": [None]})
+    assert write_table(rows, answers, tmp_path / "a.csv", "csv") == ["b", "c"]
+    text = (tmp_path / "a.csv").read_text()
+    assert text == "a,d,e,tags_predicted,prediction_error\n7.png,x|y,1.5,u|v,\n"
+    assert write_table(rows, answers, tmp_path / "a.jsonl", "jsonl") == ["b"]
+    line = json.loads((tmp_path / "a.jsonl").read_text())
+    assert line == {
+        **{"a": "7.png", "c": [1, 2], "d": ["x", "y"], "e": 1.5},
+        **{"tags_predicted": ["u", "v"], "prediction_error": None},
+    }
+
+
 def test_a_folder_of_images(tmp_path, predictor):
     """A folder without a table lists its images, as it does for packing."""
     (tmp_path / "images").mkdir()
@@ -253,6 +270,17 @@ def test_regression_and_several_labels(tmp_path):
     flat = pl.read_csv(tmp_path / "answers.csv", schema_overrides={"tags_predicted": pl.String})
     joined = ["|".join(labels) or "" for labels in found["tags_predicted"]]
     assert [labels or "" for labels in flat["tags_predicted"]] == joined
+
+
+def test_other_models_take_the_names_of_modalities(tmp_path, model, samples):
+    """Such as TriDigits, which is not packed from a table."""
+    out = tmp_path / "answers.csv"
+    predict_table(Predictor.load(model, "cpu"), TableJob(samples, out))
+    found = pl.read_csv(out)
+    ids = [json.loads(line)["id"] for line in samples.read_text().splitlines()]
+    assert found["id"].to_list() == ids
+    assert found["predicted_from"].to_list() == ["text,image,audio"] * len(ids)
+    assert set(found["digit_predicted"]) <= set(range(10))
 
 
 def test_the_command(tmp_path, memes, capsys):
