@@ -42,8 +42,8 @@ def near_images(folder: Path, manifest: Manifest) -> Iterator[str]:
     pairs = similar_pairs(np.concatenate(thumbnails), np.concatenate(codes))
     if not len(pairs):
         return
-    name, code = np.concatenate(names), np.concatenate(codes)
-    places = [f"{name[row].decode()} ({SPLITS[code[row]]})" for row in pairs[0]]
+    all_names, all_codes = np.concatenate(names), np.concatenate(codes)
+    places = [f"{all_names[row].decode()} ({SPLITS[all_codes[row]]})" for row in pairs[0]]
     number = len(np.unique(pairs))
     verb = "looks" if number == 1 else "look"
     yield (
@@ -70,7 +70,8 @@ def _shrunk(grey: NDArray[np.float32], height: int, width: int) -> NDArray[np.fl
         counts = np.diff(np.append(edges, grey.shape[axis])).astype(np.float32)
         shape = [1, 1, 1]
         shape[axis] = size
-        grey = np.add.reduceat(grey, edges, axis=axis) / counts.reshape(shape)
+        sums = np.add.reduceat(grey, edges, axis=axis)
+        grey = np.asarray(sums / counts.reshape(shape), np.float32)
     return grey
 
 
