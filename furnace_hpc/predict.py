@@ -8,6 +8,7 @@ import typer
 
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.console.progress_bar import progress_bar
 
 Text = Annotated[str | None, typer.Option(help="text")]
 Image = Annotated[
@@ -109,9 +110,10 @@ def main(
         if output is not None:
             from furnace_hpc.inference.answer_table import TableJob, predict_table
 
-            allowed = 0.05 if max_refused is None else max_refused
-            files_ = (input_, output, columns, media_root)
-            predict_table(predictor, TableJob(*files_, probabilities, allowed, batch_size, force))
+            options = (probabilities, 0.05 if max_refused is None else max_refused, batch_size)
+            with progress_bar() as report:
+                job = TableJob(input_, output, columns, media_root, *options, force, report)
+                predict_table(predictor, job)
             return
         failed = answer_file(
             *(predictor, input_, sys.stdout, sys.stderr, top, json_, batch_size),

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import Any, BinaryIO
 import polars as pl
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.console.progress_bar import progress_bar
 from furnace_hpc.data.table.sources.files import content_of
 from furnace_hpc.host.durable_files import replace_file, sync
 from furnace_hpc.inference.answer_columns import ERROR, AnswerColumns, form_of, write_table
@@ -44,6 +43,8 @@ class TableJob:
     max_refused: float = 0.05
     batch_size: int = 32
     force: bool = False
+    report: Callable[[str, int, int], None] = lambda *_: None
+    """Called with the kind of work, the number of rows done, and the total."""
 
 
 @dataclass
@@ -158,7 +159,6 @@ def _answer_rows(
     total = table.staged.num_rows
     with (
         (folder / ANSWERS).open("r+b") as file,
-        progress_bar() as report,
         decoding_elsewhere(predictor),
     ):
         counts = _resumed(file)
@@ -177,7 +177,7 @@ def _answer_rows(
                 file.write(("\n".join(written) + "\n").encode())
                 file.flush()
                 counts.rows += len(batch)
-                report("samples", counts.rows, total)
+                job.report("samples", counts.rows, total)
                 if time.monotonic() - synced_s > SYNC_EVERY_S:
                     os.fsync(file.fileno())
                     synced_s = time.monotonic()
