@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.host.regular_file import read_regular
 
 MODALITIES = ("text", "image", "audio", "numbers")
@@ -180,7 +181,12 @@ def _leak(settings: dict[str, Any]) -> str:
     leak = settings.get("leak")
     if not isinstance(leak, dict):
         return ""
-    return ", ".join(f"{number} {kind}" for kind, number in leak.items())
+    return leak_summary(leak)
+
+
+def leak_summary(kinds: dict[str, int]) -> str:
+    """Return `1 group, 2 image files`: kind of what is in two splits -> how many."""
+    return ", ".join(counted(number, kind.removesuffix("s")) for kind, number in kinds.items())
 
 
 def _test_per_train(manifest: Manifest) -> float:

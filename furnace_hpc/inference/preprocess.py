@@ -6,6 +6,7 @@ C channels, H height, W width, K coefficients, F frames, T tokens.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,12 +42,13 @@ from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer, vocab
 from furnace_hpc.data.decode.word_tokenizer import word_tokenizer
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Array, Values
+from furnace_hpc.data.table.media import Media, image_of, sound_of
 
 Knobs = TypeVar("Knobs", bound=BaseModel)
-# decode(function, path, knobs) returns function(path, knobs)
-Decode = Callable[[Callable[[Path, Any], Any], Path, Any], Any]
+# decode(function, path or part of a file, knobs) returns function(path, knobs)
+Decode = Callable[[Callable[[Any, Any], Any], Any, Any], Any]
 PAIR = ("first", "second")
-DECODERS = (read_image.__module__, read_sound.__module__, "librosa.feature.spectral")
+DECODERS = (image_of.__module__, "librosa.feature.spectral")
 
 
 class Preprocessor:
@@ -78,9 +80,9 @@ class Preprocessor:
         Raises:
             ConfigError: the text or the file cannot be used. The message is one line.
         """
-        about: str | Path = modality
-        if modality in ("image", "audio") and isinstance(given, str | Path):
-            about = given
+        about = modality
+        if modality in ("image", "audio") and isinstance(given, str | Path | Media):
+            about = str(given)
         try:
             with reading(about):
                 match modality:
@@ -93,9 +95,10 @@ class Preprocessor:
                     case _:
                         return self._audio(given)
         except Unusable as error:
+            named = given.get("path") if isinstance(given, Mapping) else given
             name = _short_repr(given)
-            if isinstance(given, Path):
-                name = repr(str(given))
+            if isinstance(named, Path | Media):
+                name = repr(str(named))
             message = f"{modality} {name} is {error.reason}"
             if error.detail:
                 message += f" ({error.detail})"
@@ -169,10 +172,10 @@ class Preprocessor:
     def _image_of(self, given: Any) -> Array:
         if isinstance(given, np.ndarray) or _is_npy(given):
             return self._stored("image", given)
-        path = _regular_file("image", given)
+        read, source = self._source("image", given, read_image, image_of)
         if self._image is None:
             raise self._only_arrays("image")
-        pixels: Array = self.decode(read_image, path, self._image)
+        pixels: Array = self.decode(read, source, self._image)
         if self._shape("image")[0] == 1:
             grey = Image.fromarray(pixels.transpose(1, 2, 0)).convert("L")
             pixels = np.asarray(grey, np.uint8)[None]
@@ -185,14 +188,22 @@ class Preprocessor:
         if isinstance(given, np.ndarray) or _is_npy(given):
             values = self._stored("audio", given)
             return {"audio": values} | self._length_of(values.shape[-1])
-        path = _regular_file("audio", given)
+        read, source = self._source("audio", given, read_sound, sound_of)
         if self._sound is None:
             raise self._only_arrays("audio")
-        read: Callable[[Path, Any], Any] = read_sound
         if segment:
-            read = partial(read_sound, segment=segment)
-        values, length = self.decode(read, path, self._sound)
+            if isinstance(source, Media):
+                source = replace(source, segment=segment)
+            else:
+                read = partial(read, segment=segment)
+        values, length = self.decode(read, source, self._sound)
         return {"audio": values} | self._length_of(length)
+
+    def _source(self, modality: str, given: Any, of_file: Any, of_part: Any) -> tuple[Any, Any]:
+        """Return a decoder and what it reads: a file, or a part of another file."""
+        if isinstance(given, Media):
+            return of_part, given
+        return of_file, _regular_file(modality, given)
 
     def _length_of(self, frames: int) -> Values:
         if "audio" not in self._length_types:

@@ -4,7 +4,9 @@ Nothing is downloaded. Only the library `tokenizers` is used: transformers uses 
 eight seconds to import.
 """
 
+import itertools
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -129,6 +131,21 @@ class TokenReader:
 
     def _length(self, ids: list[int]) -> int:
         return self.max_tokens if self._is_fixed else len(ids)
+
+    def encode_all(self, texts: Sequence[str]) -> tuple[NDArray[Any], NDArray[np.int16]] | None:
+        """Return padded ids [N, max_tokens] and lengths [N]. None if the tokenizer fails."""
+        try:
+            with tokenizer_errors():
+                found = [made.ids for made in self._tokenizer.encode_batch_fast(list(texts))]
+        except TokenizerError:
+            return None
+        lengths = np.array([len(ids) for ids in found], np.int16)
+        padded = np.full((len(found), self.max_tokens), self.pad_id, self.dtype)
+        flat = np.fromiter(itertools.chain.from_iterable(found), self.dtype, int(lengths.sum()))
+        padded[np.arange(self.max_tokens) < lengths[:, None]] = flat
+        if self._is_fixed:
+            lengths[:] = self.max_tokens
+        return padded, lengths
 
 
 @lru_cache(maxsize=2)

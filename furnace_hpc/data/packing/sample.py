@@ -25,6 +25,9 @@ class Sample:
     refusals: tuple[Refusal, ...]
 
 
+RenderMany = Callable[[str, Sequence[Any]], tuple[Values, NDArray[np.bool_]] | None]
+
+
 @dataclass(frozen=True)
 class PackPlan:
     """The description of a pack, which a data set's reader makes before a sample is rendered."""
@@ -47,6 +50,9 @@ class PackPlan:
     image_frames: int | None = None
     preload: tuple[str, ...] = ()
     """Slow modules that `render` imports. Workers are forked after their import."""
+    render_many: "RenderMany | None" = None
+    """(split, rows) -> columns of the rows that it can render at once, and which rows these are.
+    They equal those of `render`. None: no row."""
     chunk_rows: int = 32
     """Rows that a worker renders at once."""
     derive: Callable[[Mapping[str, Mapping[str, Array]]], dict[str, Values]] | None = None

@@ -1,7 +1,8 @@
 """The command `furnace pack table`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,9 @@ from furnace_hpc.data.table.options import (
     parse_numbers,
     parse_parts,
 )
+
+if TYPE_CHECKING:  # polars is not needed for --help
+    from furnace_hpc.data.table.run import PackOptions
 
 HELP = """Your own table of texts, images, sounds, numbers and labels.
 
@@ -34,13 +38,14 @@ Examples:
 """
 Files = list[str] | None
 Columns = list[str] | None
+Given = Mapping[str, Any]  # option of `table` -> its value
 
 Source = Annotated[
     Files,
     typer.Option(
         metavar="FILE",
         help="CSV, TSV, JSON lines, Parquet, Arrow or tar file, a list of paths (.txt), a folder, "
-        "or a pattern in quotes. Repeatable.",
+        "or a pattern of files in quotes. Repeatable.",
     ),
 ]
 Train = Annotated[Files, typer.Option(metavar="FILE", help="File of the train split. Repeatable.")]
@@ -117,6 +122,14 @@ Separator = Annotated[
     typer.Option(help="Between labels of a multi_label cell [|, ; or comma, if it occurs]."),
 ]
 Encoding = Annotated[str | None, typer.Option(help="Of CSV files [UTF-8, or UTF-16 with a mark].")]
+PathPattern = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        help="For the column path of a folder or list: its named groups, as in "
+        "'(?P<actor>[0-9]+)_', become columns.",
+    ),
+]
 MergeLabels = Annotated[
     bool, typer.Option("--merge-labels", help="Join classes that differ in case or spaces only.")
 ]
@@ -218,6 +231,7 @@ def table(
     media_root: MediaRoot = None,
     label_separator: Separator = None,
     encoding: Encoding = None,
+    path_pattern: PathPattern = None,
     merge_labels: MergeLabels = False,
     split: Split = None,
     split_column: SplitColumn = None,
@@ -245,53 +259,66 @@ def table(
     verify: Verify = False,
 ) -> None:
     """Pack a table: `HELP` explains it to users."""
-    columns = ColumnOptions(
-        *(tuple(text or ()), tuple(image or ()), audio, parse_labels(label or (), levels or ())),
-        *(id_, group, weight, parse_numbers(numbers or ()), audio_start, audio_end, text_pair),
-    )
-    values = tuple(val_value or ()), tuple(test_value or ())
-    rest = max_refused, workers, force, verify
-    from furnace_hpc.data.table.run import PackOptions, pack_table
+    given = locals()
+    from furnace_hpc.data.table.run import pack_table
     from furnace_hpc.data.table.stored.options import knobs_from
 
-    pack_table(
-        _sources(source, train, val, test, media_root, encoding, label_separator),
-        columns,
-        SplitOptions(parse_parts(split), split_column, *values, folds, stratify, seed),
-        knobs_from(locals()),
-        PackOptions(out, allow_leak, merge_labels, yes, tuple(require or ()), *rest),
+    columns, splits = _columns(given), _splits(given)
+    pack_table(_sources(given), columns, splits, knobs_from(given), _pack_options(given))
+
+
+def _columns(given: Given) -> ColumnOptions:
+    return ColumnOptions(
+        text=tuple(given["text"] or ()),
+        image=tuple(given["image"] or ()),
+        audio=given["audio"],
+        labels=parse_labels(given["label"] or (), given["levels"] or ()),
+        id=given["id_"],
+        group=given["group"],
+        weight=given["weight"],
+        numbers=parse_numbers(given["numbers"] or ()),
+        audio_start=given["audio_start"],
+        audio_end=given["audio_end"],
+        text_pair=given["text_pair"],
     )
 
 
-def _sources(
-    source: Files,
-    train: Files,
-    val: Files,
-    test: Files,
-    media_root: Path | None,
-    encoding: str | None,
-    separator: str | None,
-) -> SourceOptions:
+def _splits(given: Given) -> SplitOptions:
+    values = tuple(given["val_value"] or ()), tuple(given["test_value"] or ())
+    more = (given[name] for name in ("folds", "stratify", "seed"))
+    return SplitOptions(parse_parts(given["split"]), given["split_column"], *values, *more)
+
+
+def _pack_options(given: Given) -> "PackOptions":
+    from furnace_hpc.data.table.run import PackOptions
+
+    names = ("out", "allow_leak", "merge_labels", "yes", "max_refused", "workers", "force")
+    named = {name: given[name] for name in (*names, "verify")}
+    return PackOptions(require=tuple(given["require"] or ()), **named)
+
+
+def _sources(given: Given) -> SourceOptions:
     """Check which files are given.
 
     Raises:
         ConfigError: none, --source together with another, or no file for train.
     """
-    files = {"train": train, "val": val, "test": test}
-    given = {split: tuple(names) for split, names in files.items() if names}
-    if source and given:
-        option = f"--{next(iter(given))}"
+    source, media_root = tuple(given["source"] or ()), given["media_root"]
+    splits = {split: tuple(given[split]) for split in ("train", "val", "test") if given[split]}
+    if source and splits:
+        option = f"--{next(iter(splits))}"
         raise ConfigError(
             f"--source and {option} are both given. Give --source FILE for all rows, or --train, "
             "--val and --test"
         )
-    if not source and not given:
+    if not source and not splits:
         raise ConfigError(
             "no table is given. Give --source FILE, or one file per split with --train, --val and "
             "--test"
         )
-    if given and "train" not in given:
+    if splits and "train" not in splits:
         raise ConfigError("--train is missing. Give the file of the train split")
     if media_root is not None and not media_root.is_dir():
         raise ConfigError(f"--media-root {media_root} is not a folder")
-    return SourceOptions(tuple(source or ()), given, media_root, encoding, separator)
+    more = given["encoding"], given["label_separator"], given["path_pattern"]
+    return SourceOptions(source, splits, media_root, *more)

@@ -1,30 +1,36 @@
 """Make the `PackPlan` of a table: columns, settings, and the function that renders one row."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import SAMPLING_WEIGHT, Labels
 from furnace_hpc.config.preprocessing.record import RECORD
 from furnace_hpc.data.decode.text_pairs import pair_columns
 from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer
-from furnace_hpc.data.decode.word_tokenizer import word_tokenizer
+from furnace_hpc.data.decode.word_tokenizer import OTHER, encode_words, word_tokenizer
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Draft, PackPlan, Sample, Values, blank_sample
 from furnace_hpc.data.table.media import Media, image_of, media_at, sound_of
 from furnace_hpc.data.table.options import LabelKind
 from furnace_hpc.data.table.stored.knobs import Knobs
 
+if TYPE_CHECKING:  # workers set its number of threads before they import it
+    import polars as pl
+
 RECIPE = 1  # increase it if the same table and settings make other columns
 BLOCK_ROWS = 1024  # that a worker reads at once
-CHUNK_ROWS = {True: 32, False: 1024}  # with and without images or sounds
+CHUNK_ROWS = {True: 32, False: 4096}  # with and without images or sounds
+SPAN_ROWS = 16_384  # of the table that are searched at once for the rows of a chunk
 MAX_ID_BYTES = 512
+COLUMNS_OF_TEXT = ("file", "row", "id", "split", "text", "group", "weight")
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,16 @@ class LabelPlan:
             if name is not None:
                 row[self.index[name]] = 1
         return row
+
+    def stored_all(self, cells: Any) -> np.ndarray[Any, Any]:
+        """Return the stored values of a polars series without null."""
+        if self.kind is LabelKind.REGRESSION:
+            rows = np.array(cells.explode().to_numpy(), np.float64)
+            return rows.reshape(len(cells), len(self.classes))
+        if self.kind.has_one_class:
+            numbers = cells.replace_strict(list(self.index), list(self.index.values()))
+            return np.asarray(numbers.to_numpy()).astype(self.blank.dtype)
+        return np.stack([self.stored(cell) for cell in cells])
 
 
 @dataclass(frozen=True)
@@ -99,6 +115,37 @@ class TableRenderer:
         if self.has_weights:
             draft.values[SAMPLING_WEIGHT] = np.array(row["weight"], np.float32)
         return draft.finish(file=where)
+
+    def render_many(
+        self, split: str, numbers: Sequence[Any]
+    ) -> tuple[Values, NDArray[np.bool_]] | None:
+        """Render rows of texts and labels at once. All others are left to `render`."""
+        if self.modalities != ("text",) or not len(numbers):
+            return None
+        frame = _rows(self.parts, np.asarray(numbers))
+        labels = [f"label.{name}" for name in self.labels]
+        if set(frame.columns) - {*COLUMNS_OF_TEXT, *labels}:
+            return None
+        is_plain = _is_plain(frame, labels, self.blank["source_id"].dtype.itemsize)
+        rows = frame.filter(is_plain)
+        if self.knobs.uses_own_words:
+            tokens = _encode(rows["text"], self.words, self.knobs.max_tokens)
+        else:
+            tokens = reader_of(self.knobs, self.words).encode_all(rows["text"].to_list())
+        if tokens is None or rows.is_empty():
+            return None
+        names = [name.encode() for name in rows["id"].to_list()]
+        values: Values = {
+            "source_id": np.array(names, self.blank["source_id"].dtype),
+            "present": np.ones((len(rows), 1), np.uint8),
+            "text": tokens[0],
+            "text_length": tokens[1],
+        }
+        for name, label in self.labels.items():
+            values[f"label.{name}"] = label.stored_all(rows[f"label.{name}"])
+        if self.has_weights:
+            values[SAMPLING_WEIGHT] = rows["weight"].to_numpy().astype(np.float32)
+        return values, is_plain.to_numpy()
 
     def _add_images(self, draft: Draft, row: dict[str, Any]) -> None:
         """Add the image, or all frames. If a frame cannot be used, the sample has no images."""
@@ -147,6 +194,45 @@ def _block(parts: tuple[Path, ...], number: int) -> list[dict[str, Any]]:
 
     frame = pl.scan_ipc(list(parts)).slice(number * BLOCK_ROWS, BLOCK_ROWS)
     return frame.collect().to_dicts()
+
+
+def _rows(parts: tuple[Path, ...], numbers: NDArray[Any]) -> "pl.DataFrame":
+    """Return rows in ascending order of their numbers."""
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
+    import polars as pl
+
+    staged, found = pl.scan_ipc(list(parts)), []
+    for start in range(int(numbers[0]), int(numbers[-1]) + 1, SPAN_ROWS):
+        own = numbers[(numbers >= start) & (numbers < start + SPAN_ROWS)]
+        if len(own):
+            length = int(own[-1]) - start + 1
+            found.append(staged.slice(start, length).collect()[own - start])
+    return pl.concat(found)
+
+
+def _is_plain(frame: "pl.DataFrame", labels: list[str], id_bytes: int) -> "pl.Series":
+    """Return which rows have a text, an id that fits, and all labels."""
+    import polars as pl
+
+    name = pl.col("id")
+    fits = (name.str.len_bytes() <= id_bytes) & ~name.str.ends_with("\0")
+    given = [pl.col(column).is_not_null() for column in ("text", *labels)]
+    return frame.select(pl.all_horizontal(fits, *given).fill_null(value=False)).to_series()
+
+
+def _encode(
+    texts: "pl.Series", words: tuple[str, ...], max_tokens: int
+) -> tuple[NDArray[Any], NDArray[np.int16]] | None:
+    """Return ids and lengths of texts. Those with rare characters take the slower way."""
+    reader = _word_reader(words, max_tokens)
+    ids, lengths = encode_words(texts, words, max_tokens, reader.dtype)
+    others = np.flatnonzero(texts.str.contains(OTHER).to_numpy())
+    if len(others):
+        made = reader.encode_all(texts[others].to_list())
+        if made is None:
+            return None
+        ids[others], lengths[others] = made
+    return ids, lengths
 
 
 @lru_cache(maxsize=2)
@@ -211,6 +297,7 @@ def make_plan(
         listed={split: len(numbers) for split, numbers in rows.items()},
         blank=renderer.blank,
         render=renderer.render,
+        render_many=renderer.render_many,
         settings=described,
         image_frames=len(renderer.frames) if len(renderer.frames) > 1 else None,
         preload=knobs.sound.preload if "audio" in modalities else (),

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import xxhash
 
 from furnace_hpc.config.base import MAX_NAME, NAME_PATTERN
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import read_manifest
 from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.data.columns import check_replaceable
@@ -28,11 +29,12 @@ from furnace_hpc.data.table.checks import Codes, LabelCounts, Leaks
 from furnace_hpc.data.table.guess import guess, report_lines
 from furnace_hpc.data.table.options import ColumnOptions, SourceOptions, SplitOptions
 from furnace_hpc.data.table.plan import LabelPlan, TableRenderer, blank_row, make_plan
+from furnace_hpc.data.table.report.near_images import near_images
 from furnace_hpc.data.table.report.page import write_page
 from furnace_hpc.data.table.report.profile import Profile, describe, profile_lines
 from furnace_hpc.data.table.sources.files import Table, content_of, open_tables, readable
 from furnace_hpc.data.table.splits import RowNumbers, rows_of, split_rows
-from furnace_hpc.data.table.staging import Staged, stage
+from furnace_hpc.data.table.staging import Staged, missing_files, stage
 from furnace_hpc.data.table.stored.knobs import Knobs
 from furnace_hpc.data.table.vocabulary import choose_words
 
@@ -101,9 +103,18 @@ def pack_table(
                 force=options.force,
                 verify=options.verify,
             )
-            print(f"profile: {write_page(draw.out, draw.profile, staged, draw.codes)}")
+            profile = _with_near_images(draw)
+            print(f"profile: {write_page(draw.out, profile, staged, draw.codes)}")
     folders = [part for draw in draws for part in ("--data", str(draw.out))]
     print(f"then: {furnace('new', out.name, *folders)}")
+
+
+def _with_near_images(draw: Draw) -> Profile:
+    """Print a warning if packed images look alike, and return the profile with it."""
+    found = list(near_images(draw.out, read_manifest(draw.out)))
+    for warning in found:
+        print(printable(f"warning: {warning}"))
+    return replace(draw.profile, warnings=[*draw.profile.warnings, *found])
 
 
 def _default_out(sources: SourceOptions) -> Path:
@@ -201,6 +212,7 @@ def _draws(
 ) -> list[Draw]:
     """Check and describe all packs before the first one is written."""
     source = content_of(tables)
+    lost = list(missing_files(staged, options.max_refused))
     draws = []
     for number, codes in enumerate(split_rows(staged, splits, bool(columns.group))):
         fold = number if splits.folds else None
@@ -216,7 +228,7 @@ def _draws(
             numeric.check_numbers(staged, columns, train)
         leaks = checks.find_leaks(staged, columns, codes)
         checks.check_leaks(leaks, columns, options.allow_leak)
-        warnings = list(_warnings(tables, staged, columns, codes, labels))
+        warnings = [*lost, *_warnings(tables, staged, columns, codes, labels)]
         profile = describe(folder.name, staged, codes, labels, warnings, leaks, columns.numbers)
         for line in profile_lines(profile):
             print(printable(line))
