@@ -25,6 +25,7 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.identity import identity_hash, seeded_hashes
 from furnace_hpc.config.metrics import METRICS, metric_names
 from furnace_hpc.config.parsing.numbers import wanted_number
+from furnace_hpc.config.sections.augment import AugmentConfig
 from furnace_hpc.config.sections.data import DataConfig
 from furnace_hpc.config.sections.evaluation import EarlyStoppingConfig, EvaluationConfig
 from furnace_hpc.config.sections.loss import LossConfig
@@ -60,6 +61,7 @@ class TrainConfig(Config):
     tasks: tuple[TaskConfig, ...] = Field(default=(TaskConfig(name="digit"),), min_length=1)
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
+    augment: AugmentConfig = Field(default=AugmentConfig(), json_schema_extra=ADDED_LATER)
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -25,6 +25,7 @@ from furnace_hpc.data.decode.images import ImageKnobs, read_image
 from furnace_hpc.data.decode.reading import reading, regular_file
 from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer, vocabulary_of, words_of
 from furnace_hpc.data.decode.word_tokenizer import word_tokenizer
+from furnace_hpc.data.jpeg_images import decode, encode
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Array, Values
 
@@ -46,6 +47,7 @@ class Preprocessor:
         self._lengths = {name for name in ("text", "audio") if f"{name}_length" in data.columns}
         self.decode: Decode = lambda read, path, knobs: read(path, knobs)
         """Decodes a file. A caller may replace it, to decode in another process."""
+        self._jpeg = data.columns["image"].jpeg if "image" in data.columns else None
         self._is_clip = data.image_frames is not None
         self._dataset = data.dataset
 
@@ -111,6 +113,8 @@ class Preprocessor:
         if self._image is None:
             raise self._only_arrays("image")
         pixels: Array = self.decode(read_image, path, self._image)
+        if self._jpeg:
+            return decode(encode(pixels, self._jpeg), self._jpeg)
         if self._shape("image")[0] == 1:
             grey = Image.fromarray(pixels.transpose(1, 2, 0)).convert("L")
             pixels = np.asarray(grey, np.uint8)[None]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
+from furnace_hpc.config.augmentation import SPECIAL_TOKENS
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Manifest
 from furnace_hpc.config.parsing.utf8_path import utf8_path
@@ -57,6 +58,7 @@ class TokenReader:
                 f"{max_tokens}: raise --max-tokens"
             )
         self.pad_id = int(pad)
+        self.special_tokens = {name: words[name] for name in SPECIAL_TOKENS if name in words}
         self.vocab_size = 1 + max(words.values())  # not len(words): ids may have gaps
         if self.vocab_size > MAX_IDS:
             raise ConfigError(

@@ -7,6 +7,7 @@ T tokens or frames of sound, N samples, F frames of a clip.
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from furnace_hpc.data.columns import Array, Columns
+from furnace_hpc.data.jpeg_images import JpegColumn
+from furnace_hpc.data.loading.augment import Augmenter
 from furnace_hpc.data.loading.targets import balanced_weights, target_scales
 
 TEXT_MULTIPLE = 8  # tokens: matrix units are fastest at multiples of 8
 
 Rows = NDArray[np.int64]
+Source = Array | JpegColumn
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,10 @@ class BatchReader:
         self.num_samples: int = manifest.splits[split]  # type: ignore[index]
         self.image_frames = manifest.image_frames if "image" in modalities else None
         # Plain arrays over the maps: numpy's memmap class adds a Python call per view.
-        self._arrays = {name: np.asarray(array) for name, array in columns.split(split).items()}
+        self._arrays: dict[str, Any] = {
+            name: array if isinstance(array, JpegColumn) else np.asarray(array)
+            for name, array in columns.split(split).items()
+        }
         self._modalities = modalities
         self._kinds = {task: manifest.labels[task].kind for task in tasks}
         self._num_classes = {task: len(manifest.labels[task].classes) for task in tasks}
@@ -87,11 +94,16 @@ class BatchReader:
             if name in modalities
         }
         wanted = [*modalities, *(f"{modality}_length" for modality in modalities), "present"]
-        self._sources = {name: self._arrays[name] for name in wanted if name in self._arrays}
+        self._sources: dict[str, Source] = {
+            name: self._arrays[name] for name in wanted if name in self._arrays
+        }
         self._sources |= {f"label.{task}": self._arrays[f"label.{task}"] for task in tasks}
         if self.image_frames:  # then every frame is a row
             clips = self._arrays["image"]
-            self._sources["image"] = clips.reshape(-1, *clips.shape[2:])
+            if not isinstance(clips, JpegColumn):  # it counts frames already
+                self._sources["image"] = clips.reshape(-1, *clips.shape[2:])
+        self.augmenter: Augmenter | None = None
+        """Changes samples whose epochs are given to `gather`."""
         self._spare: deque[dict[str, Tensor]] = deque()
 
     def read(self, rows: Rows, frames: Rows | None = None) -> Batch:
@@ -103,8 +115,15 @@ class BatchReader:
         """
         return self.to_device(self.gather(rows, frames))
 
-    def gather(self, rows: Rows, frames: Rows | None = None) -> HostBatch:
+    def gather(
+        self, rows: Rows, frames: Rows | None = None, epochs: Rows | None = None
+    ) -> HostBatch:
         """Copy these samples from the maps. It waits for the disk if they are not in memory.
+
+        Args:
+            rows: samples [B].
+            frames: the frame of each sample's clip, [B]. None is the middle frame.
+            epochs: the epoch of each sample, [B]. None: samples are not augmented.
 
         Raises:
             IndexError: there is no such sample.
@@ -117,13 +136,25 @@ class BatchReader:
         buffers: dict[str, Tensor] = {}
         if self._spare:
             buffers = self._spare.pop()
-        columns = {}
+        columns: dict[str, Tensor] = {}
+        drawn = None
+        if self.augmenter and epochs is not None:
+            drawn = self.augmenter.draw(rows, epochs)
         for name, source in self._sources.items():
             source_rows = rows
             if name == "image" and self.image_frames:
                 shown = self.image_frames // 2 if frames is None else frames
                 source_rows = rows * self.image_frames + shown
-            columns[name] = self._take(name, source, source_rows, buffers)
+            taken = columns[name] = self._buffer(name, source, len(rows), buffers)
+            if isinstance(source, JpegColumn):
+                source.take(source_rows, taken.numpy(), drawn.boxes if drawn else None)
+            else:
+                # the default mode copies everything twice
+                np.take(source, source_rows, axis=0, out=taken.numpy(), mode="clip")
+        if self.augmenter and drawn:
+            is_cropped = isinstance(self._sources.get("image"), JpegColumn)
+            values = {name: column.numpy() for name, column in columns.items()}
+            self.augmenter.apply(values, drawn, is_cropped)
         columns = cut_text(columns)
         if self._is_pinned:
             columns = {name: self._contiguous(column) for name, column in columns.items()}
@@ -171,18 +202,18 @@ class BatchReader:
         """Return a whole column, for predictions."""
         return self._arrays[name]
 
-    def _take(self, name: str, source: Array, rows: Rows, buffers: dict[str, Tensor]) -> Tensor:
-        """Return rows of a source. Buffers are reused: new memory takes as long as the copy."""
+    def _buffer(self, name: str, source: Source, count: int, buffers: dict[str, Tensor]) -> Tensor:
+        """Return memory for rows. It is reused: new memory takes as long as the copy."""
         buffer = buffers.get(name)
-        if buffer is None or len(buffer) < len(rows):
+        if buffer is None or len(buffer) < count:
             dtype = torch.from_numpy(np.empty(0, source.dtype)).dtype
+            shape = source.shape[1:]
+            if isinstance(source, JpegColumn):
+                shape = shape[-3:]
             buffer = buffers[name] = torch.empty(
-                (len(rows), *source.shape[1:]), dtype=dtype, pin_memory=self._is_pinned
+                (count, *shape), dtype=dtype, pin_memory=self._is_pinned
             )
-        taken = buffer[: len(rows)]
-        # the default mode copies everything twice
-        np.take(source, rows, axis=0, out=taken.numpy(), mode="clip")
-        return taken
+        return buffer[:count]
 
     @property
     def _is_pinned(self) -> bool:

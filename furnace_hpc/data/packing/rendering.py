@@ -14,7 +14,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import JpegStore
 from furnace_hpc.data.decode.reading import Watch, watch_this_process
+from furnace_hpc.data.jpeg_images import decode_all, encode_all
 from furnace_hpc.data.packing.rejects import Refusal
 from furnace_hpc.data.packing.sample import Sample, Values
 from furnace_hpc.data.packing.statistics import Moments, measure
@@ -43,6 +45,8 @@ class Rendered:
     refused_lines: bytes
     incomplete: int
     moments: dict[str, Moments]
+    jpeg: bytes = b""
+    """Images as JPEG files, one after the other. `image_end` counts from the first one."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Renderer:
     render: Callable[[str, Any], Sample]
     blank: Values
     modalities: tuple[str, ...]
+    jpeg: JpegStore | None = None
 
 
 def work(pipe: Connection, watch: Watch, renderer: Renderer) -> None:
@@ -101,13 +106,23 @@ def _render_chunk(chunk: Chunk, renderer: Renderer, watch: Watch) -> Rendered:
             kept.append(sample.values | {"sample_id": np.int32(sample_id)})
     columns: Values = {}
     moments: dict[str, Moments] = {}
+    jpeg = b""
     if kept:
         columns = {name: np.stack([values[name] for values in kept]) for name in renderer.blank}
-        if chunk.split == "train":
-            moments = measure(columns, renderer.modalities)
+        is_train = chunk.split == "train"
+        loaded = columns
+        if renderer.jpeg:
+            present = columns["present"][:, renderer.modalities.index("image")]
+            files, ends = encode_all(columns.pop("image"), present, renderer.jpeg)
+            loaded, jpeg = columns, b"".join(files)
+            if is_train:
+                loaded = columns | {"image": decode_all(files, ends, renderer.jpeg)}
+            columns["image_end"] = ends
+        if is_train:
+            moments = measure(loaded, renderer.modalities)
     lines = b"".join(refusal.line() for sample in samples for refusal in sample.refusals)
     incomplete = sum(bool(sample.refusals) for sample in samples)
-    return Rendered(chunk.split, len(chunk.rows), columns, lines, incomplete, moments)
+    return Rendered(chunk.split, len(chunk.rows), columns, lines, incomplete, moments, jpeg)
 
 
 def _fatal_error(error: Exception, split: str, watch: Watch) -> Exception:

@@ -131,6 +131,16 @@ Tokenizer = Annotated[
 ]
 MaxTokens = Annotated[int, typer.Option(min=3, max=512, help="Tokens stored per text.")]
 Size = Annotated[int, typer.Option(help="Height and width of stored images, in pixels.")]
+ImageStore = Annotated[
+    str, typer.Option(help="pixels, or jpeg: a tenth of the bytes, decoded in training.")
+]
+StoredSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PX",
+        help="Larger height and width of stored images, for random crops. With --image-store jpeg.",
+    ),
+]
 Fit = Annotated[str, typer.Option(help="crop (middle square) or stretch (whole picture).")]
 Seconds = Annotated[
     float, typer.Option(min=0.1, max=300, help="Seconds stored per sound. The rest is cut.")
@@ -181,6 +191,8 @@ def table(
     tokenizer: Tokenizer = "words",
     max_tokens: MaxTokens = 128,
     image_size: Size = 224,
+    image_store: ImageStore = "pixels",
+    image_stored_size: StoredSize = None,
     image_fit: Fit = "crop",
     audio_seconds: Seconds = 6.4,
     feature: Feature = "mfcc",
@@ -205,10 +217,14 @@ def table(
         _sources(source, files, media_root, encoding, label_separator),
         columns,
         splits,
-        _knobs(tokenizer, max_tokens, image_size, image_fit, audio_seconds, feature, coefficients),
+        _knobs(
+            *(tokenizer, max_tokens, _stored_size(image_store, image_size, image_stored_size)),
+            *(image_fit, audio_seconds, feature, coefficients),
+        ),
         PackOptions(
             *(out, allow_leak, merge_labels, yes, tuple(require or ())),
             *(max_refused, workers, force, verify),
+            jpeg_size=image_size if image_store == "jpeg" else None,
         ),
     )
 
@@ -242,6 +258,28 @@ def _sources(
     if media_root is not None and not media_root.is_dir():
         raise ConfigError(f"--media-root {media_root} is not a folder")
     return SourceOptions(tuple(source or ()), given, media_root, encoding, separator)
+
+
+def _stored_size(store: str, size: int, stored_size: int | None) -> int:
+    """Return the height and width of stored images.
+
+    Raises:
+        ConfigError: the options contradict each other.
+    """
+    choice("--image-store", store, ("pixels", "jpeg"))
+    if stored_size is None:
+        return size
+    if store != "jpeg":
+        raise ConfigError(
+            f"--image-stored-size is {stored_size} and --image-store is {store}. Add "
+            "--image-store jpeg"
+        )
+    if stored_size < size:
+        raise ConfigError(
+            f"--image-stored-size is {stored_size}, less than --image-size {size}. Give at least "
+            "that"
+        )
+    return stored_size
 
 
 def _knobs(
