@@ -26,6 +26,7 @@ from furnace_hpc.config.identity import identity_hash, seeded_hashes
 from furnace_hpc.config.metrics import METRICS, metric_names
 from furnace_hpc.config.parsing.numbers import wanted_number
 from furnace_hpc.config.sections.augment import AugmentConfig
+from furnace_hpc.config.sections.average import EmaConfig
 from furnace_hpc.config.sections.data import DataConfig
 from furnace_hpc.config.sections.evaluation import EarlyStoppingConfig, EvaluationConfig
 from furnace_hpc.config.sections.loss import LossConfig
@@ -64,6 +65,11 @@ class TrainConfig(Config):
     augment: AugmentConfig = Field(default=AugmentConfig(), json_schema_extra=ADDED_LATER)
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    ema: EmaConfig | None = Field(
+        default=None,
+        json_schema_extra=ADDED_LATER,
+        description="evaluates, selects and exports a moving average of the weights [off]",
+    )
     evaluation: EvaluationConfig = EvaluationConfig()
     deepspeed: DeepSpeedFile = Field(
         description="the content of a file of ds_configs/. A grid gives its name"

@@ -35,6 +35,7 @@ from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.engine.setup import set_up
 from furnace_hpc.engine.speed.compilation import explained_compilation
 from furnace_hpc.engine.speed.gradient_check import GradientCheck
+from furnace_hpc.engine.weights.average import update_average
 from furnace_hpc.host.lifecycle import EXIT_STOPPED
 from furnace_hpc.model.losses import Gather, local_gather, total_loss
 from furnace_hpc.runs.folder import RunFolder
@@ -283,6 +284,7 @@ def train_step(
         for name, value in terms.items():
             means[name] = means.get(name, 0) + value.detach() / micro_steps
     check_gradient(engine, skipped_before)
+    update_average(engine, config, step + 1)
     return means
 
 

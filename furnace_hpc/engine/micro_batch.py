@@ -24,6 +24,7 @@ from furnace_hpc.data.loading.batches import Batch, BatchReader
 from furnace_hpc.engine.deepspeed_engine import Engine
 from furnace_hpc.engine.meters import memory_gib
 from furnace_hpc.engine.ranks.distributed import Processes
+from furnace_hpc.engine.weights.average import update_average
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.runs.folder import RunFolder, write_json
@@ -132,6 +133,7 @@ def _is_out_of_memory(make_engine: MakeEngine, reader: BatchReader, config: Trai
         batch = reader.read(longest_rows(reader, engine.train_micro_batch_size_per_gpu()))
         for _ in range(2 * engine.gradient_accumulation_steps()):
             _micro_step(engine, batch, config)
+        update_average(engine, config, step=2)
         if reader.device.type == "cuda":
             torch.cuda.synchronize(reader.device)
         return False
