@@ -332,9 +332,10 @@ def forward(
     engine: Engine, batch: Batch, config: TrainConfig, gather: Gather = local_gather
 ) -> dict[str, torch.Tensor]:
     """The loss terms of one micro-batch."""
-    output = engine(batch.inputs, batch.lengths, batch.present_BM, complete=batch.complete)
+    inputs = (batch.inputs, batch.lengths, batch.present_BM)
+    output = engine(*inputs, complete=batch.complete, mix=batch.mix)
     given = (batch.labels, output["present"], config.loss, config.tasks, gather)
-    return total_loss(output, *given, batch.class_weights)
+    return total_loss(output, *given, batch.class_weights, batch.mix)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -52,8 +52,8 @@ def candidates(config: TrainConfig, world_size: int) -> list[int]:
 
 
 def half(config: TrainConfig, micro_batch_size: int) -> int | None:
-    """Half of the micro-batch. None if it cannot be halved, or losses depend on it."""
-    if config.loss.compares_samples or micro_batch_size % 2:
+    """Half of the micro-batch. None if it cannot be halved, or the numbers depend on it."""
+    if config.needs_micro_batch or micro_batch_size % 2:
         return None
     return micro_batch_size // 2
 

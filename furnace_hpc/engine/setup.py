@@ -186,7 +186,7 @@ def _open_readers(
     for split in columns.manifest.splits:
         readers[split] = BatchReader(columns, split, modalities, tasks, device)
         check_presence(readers[split], split, modalities, columns.manifest)
-    if config.augment.modalities:
+    if config.augment.is_on:
         readers["train"].augmenter = Augmenter(
             config.augment, config.training_seed, columns.manifest, modalities
         )

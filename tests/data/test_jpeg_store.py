@@ -7,65 +7,24 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from photo_plan import BLANK, SPLITS, photo, plan
 from PIL import Image
 from table_files import sentence
 
 from furnace_hpc import pack
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import JpegStore, Labels, check_files
+from furnace_hpc.config.manifest import JpegStore, check_files
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.decode.images import ImageKnobs, read_image
 from furnace_hpc.data.jpeg_images import decode, encode
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.data.loading.staging import stage
 from furnace_hpc.data.packing.pack import pack_files
-from furnace_hpc.data.packing.sample import Draft, PackPlan, blank_sample
+from furnace_hpc.data.packing.rendering import Chunk, Renderer, _render_chunk
+from furnace_hpc.data.packing.sample import Draft
 from furnace_hpc.inference.preprocess import Preprocessor
 
 CPU = torch.device("cpu")
-SPLITS = {"train": range(40), "val": range(40, 52), "test": range(52, 60)}
-
-
-def photo(number: int, size: int = 32) -> np.ndarray:
-    """A smooth picture [3, size, size], as photographs are."""
-    rng = np.random.default_rng(number)
-    small = Image.fromarray(rng.integers(0, 255, (4, 4, 3), np.uint8))
-    return np.asarray(small.resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
-
-
-def render(split: str, number: int):
-    draft = Draft.begin(split, f"s{number}", ("text", "image"), BLANK)
-    draft.add("text", "", lambda: {"text": np.full(4, number % 9, np.int16)})
-    if number % 7:  # the others have no image
-        draft.add("image", "", lambda: {"image": photo(number)})
-    draft.label("odd", np.array(number % 2))
-    return draft.finish()
-
-
-BLANK = blank_sample(
-    8,
-    ("text", "image"),
-    text=np.zeros(4, np.int16),
-    image=np.zeros((3, 32, 32), np.uint8),
-    **{"label.odd": np.zeros((), np.int16)},
-)
-
-
-def plan(size: int = 28) -> PackPlan:
-    rows = {split: list(numbers) for split, numbers in SPLITS.items()}
-    made = PackPlan(
-        dataset="photos",
-        modalities=("text", "image"),
-        labels={"odd": Labels(kind="single_label", classes=("no", "yes"))},
-        rows=rows,
-        listed={split: len(numbers) for split, numbers in rows.items()},
-        blank=BLANK,
-        render=render,
-        settings={"recipe": 1},
-        vocab_size=9,
-        chunk_rows=8,
-    )
-    return made.as_jpeg(size)
 
 
 def ignore(what: str, done: int, total: int) -> None:
@@ -190,8 +149,6 @@ def test_a_clip_has_all_its_frames(tmp_path):
         draft.add("image", "", lambda: {"image": frames[number]})
         draft.label("odd", np.array(number % 2))
         return draft.finish()
-
-    from furnace_hpc.data.packing.rendering import Chunk, Renderer, _render_chunk
 
     class Watch:
         def begin(self, number, crashed):

@@ -93,6 +93,17 @@ class AugmentConfig(Config):
     image: ImageAugmentation = ImageAugmentation()
     audio: AudioAugmentation = AudioAugmentation()
     text: TextAugmentation = TextAugmentation()
+    mixup: float = Field(
+        default=0.0,
+        ge=0,
+        description="mixup: parameter of the Beta distribution of the weights with which the "
+        "encoders' outputs and the losses of two samples of a micro-batch are mixed [off]",
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether samples are changed or mixed."""
+        return bool(self.modalities or self.mixup)
 
     @property
     def modalities(self) -> tuple[str, ...]:

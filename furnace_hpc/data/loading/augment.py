@@ -65,6 +65,22 @@ class Augmenter:
                 boxes = boxes_of(drawn, config.crop)
         return DrawnSamples(rows, epochs, drawn, boxes)
 
+    def mix(self, samples: DrawnSamples) -> tuple[Rows, NDArray[np.float32]] | None:
+        """Return the partner of each sample, as a place in the batch, and its own weight.
+
+        Samples are ordered by a drawn number, and each one's partner is the next one. The weight is
+        drawn from Beta(a, a). Both depend on the samples of the batch alone, not on their places.
+        """
+        alpha = self._config.mixup
+        if not alpha:
+            return None
+        made = generators(self._seed, samples.epochs, samples.rows, Stream.MIXUP)
+        drawn = np.array([(one.random(), one.beta(alpha, alpha)) for one in made]).reshape(-1, 2)
+        order = np.lexsort((samples.rows, drawn[:, 0]))
+        partner = np.empty_like(order)
+        partner[order] = np.roll(order, -1)
+        return partner.astype(np.int64), drawn[:, 1].astype(np.float32)
+
     def apply(self, columns: dict[str, Array], samples: DrawnSamples, is_cropped: bool) -> None:
         """Change stored values in place.
 

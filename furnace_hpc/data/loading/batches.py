@@ -7,7 +7,7 @@ T tokens or frames of sound, N samples, F frames of a clip.
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +37,15 @@ class HostBatch:
     """Modalities that all samples have, with valid values at all positions."""
 
 
+class Mix(NamedTuple):
+    """Mixup of a batch: weight x sample + (1 - weight) x partner."""
+
+    partner_B: Tensor
+    """Place of each sample's partner in the batch, int64."""
+    weight_B: Tensor
+    """Weight of the sample itself, float32."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """The input of one forward pass and its loss, on the device."""
@@ -56,6 +65,8 @@ class Batch:
     """Modalities that all samples have, with valid values at all positions. The host knows it."""
     class_weights: Mapping[str, Tensor] = field(default_factory=dict)
     """Task -> weight of each class in the training loss [C]."""
+    mix: Mix | None = None
+    """How mixup mixes the samples. None: not at all."""
 
 
 class BatchReader:
@@ -155,6 +166,7 @@ class BatchReader:
             is_cropped = isinstance(self._sources.get("image"), JpegColumn)
             values = {name: column.numpy() for name, column in columns.items()}
             self.augmenter.apply(values, drawn, is_cropped)
+            columns |= self._mixed(self.augmenter.mix(drawn))
         columns = cut_text(columns)
         if self._is_pinned:
             columns = {name: self._contiguous(column) for name, column in columns.items()}
@@ -175,6 +187,7 @@ class BatchReader:
             labels={task: self._labels(task, moved[f"label.{task}"]) for task in self._kinds},
             complete=host.complete,
             class_weights=self.class_weights,
+            mix=_mix_of(moved),
         )
         # A GPU may still be reading, and torch reuses pinned memory itself.
         if self.device.type == "cpu":
@@ -201,6 +214,14 @@ class BatchReader:
     def column(self, name: str) -> NDArray[np.generic]:
         """Return a whole column, for predictions."""
         return self._arrays[name]
+
+    def _mixed(self, mix: tuple[Rows, NDArray[np.float32]] | None) -> dict[str, Tensor]:
+        if mix is None:
+            return {}
+        parts = [torch.from_numpy(part) for part in mix]
+        if self._is_pinned:
+            parts = [part.pin_memory() for part in parts]
+        return dict(zip(_MIX, parts, strict=True))
 
     def _buffer(self, name: str, source: Source, count: int, buffers: dict[str, Tensor]) -> Tensor:
         """Return memory for rows. It is reused: new memory takes as long as the copy."""
@@ -285,6 +306,13 @@ def cut_text(columns: dict[str, Tensor]) -> dict[str, Tensor]:
     return columns | {"text": columns["text"][:, :num_tokens]}
 
 
+def _mix_of(moved: dict[str, Tensor]) -> Mix | None:
+    if _MIX[0] not in moved:
+        return None
+    return Mix(*(moved[name] for name in _MIX))
+
+
+_MIX = ("mix.partner", "mix.weight")
 _LABEL_DTYPES = {
     "multi_label": torch.float32,
     "single_label": torch.int64,
