@@ -88,8 +88,7 @@ class FusionModel(nn.Module):
             subsets: sets of modality indices. For each, also compute logits without the others.
             complete: modalities that all samples have, with valid values at all positions. Their
                 attention needs no mask. Only the host can know them without waiting for a GPU.
-            mix: partner of each sample in the batch, and the sample's own weight, both [B]. The
-                tokens of the two are mixed before the fusion. None: they are not mixed.
+            mix: partner of each sample in the batch and the sample's own weight [B], for `mixed`.
 
         Returns:
             "logits": task -> [B, C]. Log-probabilities for ordinal tasks, standardised numbers for

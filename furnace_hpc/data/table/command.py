@@ -7,7 +7,13 @@ import typer
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.numbers import whole_number
-from furnace_hpc.data.packing.pack_command import choice, knobs_of
+from furnace_hpc.data.packing.pack_command import (
+    ImageStore,
+    StoredSize,
+    choice,
+    knobs_of,
+    stored_size_of,
+)
 from furnace_hpc.data.table.options import (
     ColumnOptions,
     SourceOptions,
@@ -131,16 +137,6 @@ Tokenizer = Annotated[
 ]
 MaxTokens = Annotated[int, typer.Option(min=3, max=512, help="Tokens stored per text.")]
 Size = Annotated[int, typer.Option(help="Height and width of stored images, in pixels.")]
-ImageStore = Annotated[
-    str, typer.Option(help="pixels, or jpeg: a tenth of the bytes, decoded in training.")
-]
-StoredSize = Annotated[
-    int | None,
-    typer.Option(
-        metavar="PX",
-        help="Larger height and width of stored images, for random crops. With --image-store jpeg.",
-    ),
-]
 Fit = Annotated[str, typer.Option(help="crop (middle square) or stretch (whole picture).")]
 Seconds = Annotated[
     float, typer.Option(min=0.1, max=300, help="Seconds stored per sound. The rest is cut.")
@@ -213,20 +209,13 @@ def table(
     files = {"train": train, "val": val, "test": test}
     from furnace_hpc.data.table.run import PackOptions, pack_table
 
-    pack_table(
-        _sources(source, files, media_root, encoding, label_separator),
-        columns,
-        splits,
-        _knobs(
-            *(tokenizer, max_tokens, _stored_size(image_store, image_size, image_stored_size)),
-            *(image_fit, audio_seconds, feature, coefficients),
-        ),
-        PackOptions(
-            *(out, allow_leak, merge_labels, yes, tuple(require or ())),
-            *(max_refused, workers, force, verify),
-            jpeg_size=image_size if image_store == "jpeg" else None,
-        ),
-    )
+    size = stored_size_of(image_store, image_size, image_stored_size)
+    jpeg_size = image_size if image_store == "jpeg" else None
+    knobs = _knobs(tokenizer, max_tokens, size, image_fit, audio_seconds, feature, coefficients)
+    given = out, allow_leak, merge_labels, yes, tuple(require or ()), max_refused
+    options = PackOptions(*given, workers, force, verify, jpeg_size)
+    tables = _sources(source, files, media_root, encoding, label_separator)
+    pack_table(tables, columns, splits, knobs, options)
 
 
 def _sources(
@@ -258,28 +247,6 @@ def _sources(
     if media_root is not None and not media_root.is_dir():
         raise ConfigError(f"--media-root {media_root} is not a folder")
     return SourceOptions(tuple(source or ()), given, media_root, encoding, separator)
-
-
-def _stored_size(store: str, size: int, stored_size: int | None) -> int:
-    """Return the height and width of stored images.
-
-    Raises:
-        ConfigError: the options contradict each other.
-    """
-    choice("--image-store", store, ("pixels", "jpeg"))
-    if stored_size is None:
-        return size
-    if store != "jpeg":
-        raise ConfigError(
-            f"--image-stored-size is {stored_size} and --image-store is {store}. Add "
-            "--image-store jpeg"
-        )
-    if stored_size < size:
-        raise ConfigError(
-            f"--image-stored-size is {stored_size}, less than --image-size {size}. Give at least "
-            "that"
-        )
-    return stored_size
 
 
 def _knobs(
