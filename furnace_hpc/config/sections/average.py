@@ -9,7 +9,6 @@ class EmaConfig(Config):
     """Exponential moving average of the weights, which is evaluated, selected and exported."""
 
     decay: float = Field(
-        default=0.999,
         gt=0,
         lt=1,
         description="share of the average that a step keeps. After step t it is at most (1 + t) / "
