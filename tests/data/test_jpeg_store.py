@@ -9,6 +9,7 @@ import pytest
 import torch
 from photo_plan import BLANK, SPLITS, photo, plan
 from PIL import Image
+from raw_sets import VOCAB, write_mmimdb, write_vocab
 from table_files import sentence
 
 from furnace_hpc import pack
@@ -240,6 +241,26 @@ def test_the_command_stores_jpeg(table, tmp_path):
         pixels = decode(encode(read_image(path, ImageKnobs(size=56)), store), store)
         np.testing.assert_array_equal(found["image"][row], pixels)
         np.testing.assert_array_equal(reader.read("image", path)["image"], pixels)
+
+
+def test_mmimdb_stores_jpeg(tmp_path):
+    """The same posters as in the store of pixels, after JPEG."""
+    raw, vocab = write_mmimdb(tmp_path / "raw"), write_vocab(tmp_path / "vocab")
+    packs = []
+    for name, options in (("a", ()), ("b", ("--image-store", "jpeg"))):
+        arguments = ["mmimdb", "--source", raw, "--out", tmp_path / name, "--tokenizer", vocab]
+        arguments += ["--image-size", 32, "--max-refused", 1, "--workers", 1, "--verify"]
+        pack.main(args=list(map(str, (*arguments, *options))), standalone_mode=False)
+        packs.append(open_columns(tmp_path / name))
+    pixels, jpeg = (columns.split("train")["image"] for columns in packs)
+    present = packs[0].split("train")["present"][:, 1]
+    assert present.any()
+    store = packs[1].manifest.columns["image"].jpeg
+    for row in np.flatnonzero(present):
+        expected = decode(encode(pixels[row], store), store)
+        np.testing.assert_array_equal(jpeg[row], expected)
+    special = packs[0].manifest.special_tokens
+    assert special["[MASK]"] == VOCAB.index("[MASK]")
 
 
 def test_a_pack_of_pixels_has_no_new_keys(table, tmp_path):

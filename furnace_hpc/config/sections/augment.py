@@ -108,5 +108,9 @@ class AugmentConfig(Config):
     @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities that are changed."""
-        parts = {"image": self.image, "audio": self.audio, "text": self.text}
-        return tuple(name for name, part in parts.items() if part.is_on)
+        are_on = {
+            "image": self.image.is_on,
+            "audio": self.audio.is_on,
+            "text": self.text.is_on,
+        }
+        return tuple(name for name, is_on in are_on.items() if is_on)

@@ -175,7 +175,8 @@ def _spans(
     width_B = np.floor(drawn_B2[:, 0] * (widest_B + 1)).astype(np.int64)
     start_B = np.floor(drawn_B2[:, 1] * (size_B - width_B + 1)).astype(np.int64)
     position = np.arange(count)
-    return (position >= start_B[:, None]) & (position < (start_B + width_B)[:, None])
+    inside = (position >= start_B[:, None]) & (position < (start_B + width_B)[:, None])
+    return np.asarray(inside)
 
 
 def _stored(values: Array, dtype: np.dtype[Any]) -> Array:

@@ -81,7 +81,7 @@ def _grey(image: Array) -> NDArray[np.int64]:
 
 
 def _rounded(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
 
 def augment_images(images: Array, drawn: NDArray[np.float64], config: ImageAugmentation) -> None:

@@ -213,7 +213,8 @@ class BatchReader:
 
     def column(self, name: str) -> NDArray[np.generic]:
         """Return a whole column, for predictions."""
-        return self._arrays[name]
+        column: NDArray[np.generic] = self._arrays[name]
+        return column
 
     def _mixed(self, mix: tuple[Rows, NDArray[np.float32]] | None) -> dict[str, Tensor]:
         if mix is None:
