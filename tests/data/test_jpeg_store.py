@@ -14,10 +14,10 @@ from table_files import sentence
 
 from furnace_hpc import pack
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import JpegStore, check_files
+from furnace_hpc.config.manifest import Column, JpegStore, check_files
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.decode.images import ImageKnobs, read_image
-from furnace_hpc.data.jpeg_images import decode, encode
+from furnace_hpc.data.jpeg_images import JpegColumn, decode, encode
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.data.loading.staging import stage
 from furnace_hpc.data.packing.pack import pack_files
@@ -165,6 +165,15 @@ def test_a_clip_has_all_its_frames(tmp_path):
     file = made.jpeg[start : int(ends[1, 1])]
     assert file == encode(frames[1, 1], store)
     assert made.moments["image"].count == 12 * 28 * 28
+    path = tmp_path / "image.jpeg"
+    path.write_bytes(made.jpeg)
+    described = Column(dtype="uint8", shape=(3, 3, 28, 28), jpeg=store)
+    column = JpegColumn(path, ends, described)
+    assert column[2].shape == (3, 3, 28, 28)
+    out = np.empty((1, 3, 28, 28), np.uint8)
+    column.take(np.array([2 * 3 + 1]), out)
+    np.testing.assert_array_equal(out[0], column[2][1])
+    np.testing.assert_array_equal(out[0], decode(encode(frames[2, 1], store), store))
 
 
 def test_a_copy_on_the_node_is_the_same(photos, tmp_path):

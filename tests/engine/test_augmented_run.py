@@ -8,7 +8,9 @@ import pytest
 from export_study import exported
 from killed_ranks import Point, run_attempt
 from killed_run import differences, new_run
+from photo_plan import plan
 
+from furnace_hpc.data.packing.pack import pack_files
 from furnace_hpc.engine.checkpoint.shards import whole_average
 
 CHANGES: dict[str, Any] = {
@@ -74,3 +76,25 @@ def test_stage_0_and_one_process_train_with_it(small_data: Path, tmp_path: Path)
     assert run_attempt(folder, small_data, 1, None) == ("done", 0)
     _, lines = exported(folder, tmp_path / "out", data_dir=small_data)
     assert any("with the run's own" in line for line in lines)
+
+
+def test_a_run_reads_images_stored_as_jpeg(tmp_path: Path):
+    """It crops the larger stored images at random, and a resumed run ends with the same bits."""
+    data = tmp_path / "photos"
+    pack_files(plan(), data, lambda *_: None, workers=1, max_refused=0.05, force=False)
+    changes = {
+        "tasks": [{"name": "odd"}],
+        "augment": {"image": {"crop": 0.5, "flip": 0.5}},
+        "model": {
+            **{"modalities": ["text", "image"], "text_layers": 1},
+            **{"width": 16, "num_heads": 2, "feedforward": 32},
+        },
+    }
+    folders = []
+    for name, points in (("calm", ()), ("stopped", (Point("stop", how="step 4"),))):
+        folder = new_run(tmp_path / name, data, stage=0, size=1, steps=6, changes=changes)
+        for point in points:
+            assert run_attempt(folder, data, 1, point)[0] == "requeue"
+        assert run_attempt(folder, data, 1, None) == ("done", 0)
+        folders.append(folder)
+    assert differences(*folders) == []
