@@ -37,7 +37,7 @@ def main() -> None:
     """Measure, and write the result."""
     record.begin()
     pixels = pictures()
-    files, ends = encode_all(pixels, np.ones(COUNT), STORE)
+    files = encode_all(pixels, np.ones(COUNT), STORE)[0]
     decoded = np.stack([decode(file, STORE) for file in files])
     difference = np.abs(decoded.astype(np.int16) - pixels)
     sizes = [len(file) for file in files]
