@@ -17,15 +17,39 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class JpegStore(_Frozen):
+    """How images are stored as JPEG files."""
+
+    size: int = Field(description="height and width of an image in a batch")
+    stored_size: int = Field(
+        description="height and width of a stored image. A batch has its middle, or a random crop"
+    )
+    quality: int = Field(default=85, description="libjpeg's quality, 1 to 95")
+    subsampling: Literal["4:2:0", "4:4:4"] = Field(
+        default="4:2:0", description="resolution of the colours"
+    )
+
+
 class Column(_Frozen):
     """One value per sample, all of one type and shape."""
 
-    dtype: str = Field(description="numpy dtype name, as stored")
+    dtype: str = Field(description="numpy dtype name, as the loader reads it")
     shape: tuple[int, ...] = Field(description="shape of one sample's value; () is a scalar")
+    jpeg: JpegStore | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="set if `<split>/<column>.jpeg` has JPEG files one after the other. Then "
+        "`<column>_end` has the byte at which each of them ends",
+    )
+
+
+def column_file(name: str, column: Column) -> str:
+    """Return the name of a column's file."""
+    return f"{name}.jpeg" if column.jpeg else f"{name}.npy"
 
 
 class StoredFile(_Frozen):
-    """One .npy file of one split."""
+    """One file of one split."""
 
     num_bytes: int = Field(description="size of the file in bytes")
     xxh3_128: str = Field(
@@ -85,7 +109,9 @@ class Manifest(_Frozen):
         description="number of samples of each split"
     )
     columns: dict[str, Column] = Field(description="name -> type and shape")
-    files: dict[str, StoredFile] = Field(description="'<split>/<column>.npy' -> size and hash")
+    files: dict[str, StoredFile] = Field(
+        description="'<split>/<column>.npy', or .jpeg -> size and hash"
+    )
     labels: dict[str, Labels] = Field(description="task -> its label column `label.<task>`")
     statistics: dict[str, Statistics] = Field(
         description="modality, or `label.<task>` of a regression -> mean and deviation of the "
@@ -93,6 +119,12 @@ class Manifest(_Frozen):
     )
     vocab_size: int | None = Field(description="number of token ids; None if the set has no text")
     pad_id: int = Field(default=0, description="token id that pads the text column")
+    special_tokens: dict[str, int] = Field(
+        default={},
+        exclude_if=lambda value: not value,
+        description="special token of the tokenizer -> its id, for token dropout. Empty if "
+        "`preprocessing` has the words",
+    )
     image_frames: int | None = Field(
         default=None,
         description="frames of a clip, the first axis of the image column; None if images are "
@@ -108,6 +140,10 @@ class Manifest(_Frozen):
         description="library -> version that packed the columns (not in the fingerprint)"
     )
     fingerprint: str = Field(description="16 hexadecimal digits over the contents of the columns")
+
+    def file_of(self, split: str, column: str) -> str:
+        """Return the path of a column, relative to the pack's folder."""
+        return f"{split}/{column_file(column, self.columns[column])}"
 
     @model_validator(mode="after")
     def _has_number_statistics(self) -> "Manifest":

@@ -18,6 +18,7 @@ from furnace_hpc.config.train_config import (
     with_steps,
 )
 from furnace_hpc.data.columns import Columns, open_columns
+from furnace_hpc.data.loading.augment import Augmenter
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.data.loading.staging import SCRATCH, stage
 from furnace_hpc.engine.checkpoint.random_state import seed_everything
@@ -200,6 +201,10 @@ def _open_readers(
     for split in columns.manifest.splits:
         readers[split] = BatchReader(columns, split, modalities, tasks, device)
         check_presence(readers[split], split, modalities, columns.manifest)
+    if config.augment.is_on:
+        readers["train"].augmenter = Augmenter(
+            config.augment, config.training_seed, columns.manifest, modalities
+        )
     readers["train"].balance(tuple(task.name for task in config.tasks if task.class_weights))
     return readers
 

@@ -40,6 +40,7 @@ from furnace_hpc.data.decode.segments import WHOLE_SOUND, Segment
 from furnace_hpc.data.decode.text_pairs import pair_columns
 from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer, vocabulary_of, words_of
 from furnace_hpc.data.decode.word_tokenizer import word_tokenizer
+from furnace_hpc.data.jpeg_images import decode, encode
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Array, Values
 from furnace_hpc.data.table.media import Media, image_of, sound_of
@@ -69,6 +70,7 @@ class Preprocessor:
         """Decodes a file. A caller may replace it, to decode in another process."""
         self._numbers = number_names(data)
         self._is_pair = TEXT_SECOND in data.columns
+        self._jpeg = data.columns["image"].jpeg if "image" in data.columns else None
         self._is_clip = data.image_frames is not None
         self._dataset = data.dataset
 
@@ -176,6 +178,8 @@ class Preprocessor:
         if self._image is None:
             raise self._only_arrays("image")
         pixels: Array = self.decode(read, source, self._image)
+        if self._jpeg:
+            return decode(encode(pixels, self._jpeg), self._jpeg)
         if self._shape("image")[0] == 1:
             grey = Image.fromarray(pixels.transpose(1, 2, 0)).convert("L")
             pixels = np.asarray(grey, np.uint8)[None]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import BertWordPieceTokenizer, Encoding, Tokenizer
 
+from furnace_hpc.config.augmentation import SPECIAL_TOKENS
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Manifest
 from furnace_hpc.config.parsing.utf8_path import utf8_path
@@ -68,6 +69,7 @@ class TokenReader:
             )
         self.pad_id = int(pad)
         self._is_fixed = needs is not None and needs.is_fixed
+        self.special_tokens = {name: words[name] for name in SPECIAL_TOKENS if name in words}
         self.vocab_size = 1 + max(self.pad_id, *words.values())  # not len(words): ids may have gaps
         if self.vocab_size > MAX_IDS:
             raise ConfigError(

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import JpegStore
 from furnace_hpc.data.decode.reading import Watch, watch_this_process
+from furnace_hpc.data.jpeg_images import decode_all, encode_all
 from furnace_hpc.data.packing.rejects import Refusal
 from furnace_hpc.data.packing.sample import RenderMany, Sample, Values
 from furnace_hpc.data.packing.statistics import Moments, measure
@@ -44,6 +46,8 @@ class Rendered:
     refused_lines: bytes
     incomplete: int
     moments: dict[str, Moments]
+    jpeg: bytes = b""
+    """Images as JPEG files, one after the other. `image_end` counts from the first one."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Renderer:
     blank: Values
     modalities: tuple[str, ...]
     render_many: RenderMany | None = None
+    jpeg: JpegStore | None = None
 
 
 def work(pipe: Connection, watch: Watch, renderer: Renderer) -> None:
@@ -97,15 +102,36 @@ def _render_chunk(chunk: Chunk, renderer: Renderer, watch: Watch) -> Rendered:
     if kept:
         columns = _joined(columns, kept, places, renderer.blank)
     moments: dict[str, Moments] = {}
+    jpeg = b""
     if places:
         sample_ids = np.sort(np.array(places, np.int32)) + np.int32(chunk.first_id)
         columns["sample_id"] = sample_ids.astype(np.int32)
         columns = {name: columns[name] for name in renderer.blank}
-        if chunk.split == "train":
-            moments = measure(columns, renderer.modalities)
+        is_train = chunk.split == "train"
+        loaded = columns
+        if renderer.jpeg:
+            columns, loaded, jpeg = _as_jpeg(columns, renderer, renderer.jpeg, is_train)
+        if is_train:
+            moments = measure(loaded, renderer.modalities)
     lines = b"".join(refusal.line() for own in refusals for refusal in own)
     incomplete = sum(map(bool, refusals))
-    return Rendered(chunk.split, len(chunk.rows), columns, lines, incomplete, moments)
+    return Rendered(chunk.split, len(chunk.rows), columns, lines, incomplete, moments, jpeg)
+
+
+def _as_jpeg(
+    columns: Values, renderer: Renderer, store: JpegStore, is_train: bool
+) -> tuple[Values, Values, bytes]:
+    """Return columns with the ends of JPEG files, those of a loader, and the files.
+
+    The images of a loader are decoded only for the train split, which is measured.
+    """
+    present = columns["present"][:, renderer.modalities.index("image")]
+    rest = {name: column for name, column in columns.items() if name != "image"}
+    files, ends = encode_all(columns["image"], present, store)
+    loaded = rest
+    if is_train:
+        loaded = rest | {"image": decode_all(files, ends, store)}
+    return rest | {"image_end": ends}, loaded, b"".join(files)
 
 
 def _render_many(chunk: Chunk, renderer: Renderer) -> tuple[Values, NDArray[np.bool_]]:

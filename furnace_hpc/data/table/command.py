@@ -8,6 +8,7 @@ import typer
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.numbers import whole_number
+from furnace_hpc.data.packing.pack_command import ImageStore, StoredSize
 from furnace_hpc.data.table.options import (
     ColumnOptions,
     SourceOptions,
@@ -246,6 +247,8 @@ def table(
     for_: For = None,
     max_tokens: MaxTokens = None,
     image_size: Size = None,
+    image_store: ImageStore = "pixels",
+    image_stored_size: StoredSize = None,
     image_fit: Fit = None,
     audio_seconds: Seconds = None,
     audio_store: Store = "features",
@@ -291,10 +294,12 @@ def _splits(given: Given) -> SplitOptions:
 
 def _pack_options(given: Given) -> "PackOptions":
     from furnace_hpc.data.table.run import PackOptions
+    from furnace_hpc.data.table.stored.options import jpeg_size
 
     names = ("out", "allow_leak", "merge_labels", "yes", "max_refused", "workers", "force")
     named = {name: given[name] for name in (*names, "verify")}
-    return PackOptions(require=tuple(given["require"] or ()), **named)
+    size = jpeg_size(given["image_store"], given["image_size"])
+    return PackOptions(require=tuple(given["require"] or ()), jpeg_size=size, **named)
 
 
 def _sources(given: Given) -> SourceOptions:

@@ -277,6 +277,7 @@ def make_plan(
             described["draw"]["words"] = list(renderer.words)
         else:
             described["text"]["vocabulary"] = reader.fingerprint
+            vocabulary["special_tokens"] = reader.special_tokens
     if "image" in modalities:
         described["image"] = knobs.image.model_dump(mode="json")
     if "audio" in modalities:

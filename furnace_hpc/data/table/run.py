@@ -56,6 +56,8 @@ class PackOptions:
     workers: int | None
     force: bool
     verify: bool
+    jpeg_size: int | None = None
+    """Height and width of an image in a batch, if images are stored as JPEG."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,8 @@ def _draws(
         settings = _settings(source, columns, splits, leaks)
         settings["draw"] = {"fold": fold, "rows": _row_hashes(rows_of(codes))}
         plan = _plan(staged, columns, codes, labels, knobs, settings, is_fold=fold is not None)
+        if options.jpeg_size and "image" in columns.modalities:
+            plan = plan.as_jpeg(options.jpeg_size)
         draws.append(Draw(folder, codes, profile, require_modalities(plan, options.require)))
     return draws
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.engine.checkpoint.shards import MOMENTS, Shards, Values, open_trusted
+from furnace_hpc.engine.checkpoint.shards import AVERAGE, MOMENTS, Shards, Values, open_trusted
 from furnace_hpc.engine.deepspeed_engine import Engine
 from furnace_hpc.engine.ranks.distributed import Processes
 
@@ -29,8 +29,8 @@ def load(engine: Engine, folder: Path, processes: Processes) -> dict[str, Any]:
 
     The caller has checked that no other user can have written it.
 
-    fp32 parameters, both moments, the step count, the settings of parameter groups and rank 0's
-    buffers are restored bit by bit. Random states are not part of DeepSpeed's files.
+    fp32 parameters, both moments, the average, the step count, the settings of parameter groups and
+    rank 0's buffers are restored bit by bit. Random states are not part of DeepSpeed's files.
 
     Raises:
         ConfigError: only one of checkpoint and run is at stage 0.
@@ -150,7 +150,8 @@ def _targets(optimizer: Any, flat: Tensor, group: dict[str, Any], shards: Shards
     """
     if shards.index.step is None:
         return {"fp32": flat}
-    moments = {key: torch.zeros_like(flat) for key in MOMENTS}
+    kept = (*MOMENTS, AVERAGE) if shards.index.has_average else MOMENTS
+    moments = {key: torch.zeros_like(flat) for key in kept}
     # torch keeps the step count on the CPU unless AdamW is fused.
     step_device = flat.device if group["fused"] else "cpu"
     step = shards.index.step.to(step_device, copy=True)

@@ -22,8 +22,11 @@ from furnace_hpc.config.parsing.utf8_path import utf8_path
 from furnace_hpc.runs.trust import check_trusted
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+AVERAGE = "ema"
+KEPT = (*MOMENTS, AVERAGE)
 Values = dict[str, Tensor]
-""""fp32" and the moments -> values, all of one length. Before step 1 there are no moments."""
+""""fp32", the moments and the average -> values, all of one length. Before step 1 there is only
+"fp32"."""
 _RANK = re.compile(r"zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt$")
 
 
@@ -48,6 +51,8 @@ class Index:
     param_groups: list[dict[str, Any]]
     step: Tensor | None
     """Adam's step count. None if no step was made."""
+    has_average: bool = False
+    """Whether the checkpoint has a moving average of the weights."""
 
 
 class Shards:
@@ -70,7 +75,7 @@ class Shards:
         self._open_flat = cache(open_flat)
 
     def read(self, name: str, key: str, start: int, numel: int) -> Tensor:
-        """Read consecutive values of a flattened parameter. `key` is "fp32" or a moment."""
+        """Read consecutive values of a flattened parameter. `key` is one of `Values`."""
         found, end, offset = [], start + numel, 0
         for piece in self.index.pieces[name]:
             first, last = max(start - offset, 0), min(end - offset, piece.numel)
@@ -102,6 +107,33 @@ def whole_weights(folder: Path) -> dict[str, Tensor]:
     }
     whole |= {name: value.clone() for name, value in shards.buffers().items()}
     return {name: value.detach() for name, value in whole.items()}
+
+
+def whole_average(folder: Path) -> dict[str, Tensor]:
+    """The moving average of the weights by name, of a checkpoint of any stage. Empty if none.
+
+    Parameters that were never trained are left out.
+
+    Raises:
+        RuntimeError: files or values are missing.
+    """
+    if has_shards(folder):
+        shards = open_shards(folder)
+        if not shards.index.has_average:
+            return {}
+        return {
+            name: shards.read(name, AVERAGE, 0, prod(shape)).view(shape).clone()
+            for name, shape in shards.index.shapes.items()
+        }
+    check_trusted(folder, folder)
+    saved = _open(folder / "mp_rank_00_model_states.pt")["optimizer"]
+    found: dict[str, Tensor] = {}
+    for group in saved["param_groups"]:
+        for number, name in zip(group["params"], group.get("names", ()), strict=False):
+            state = saved["state"].get(number, {})
+            if AVERAGE in state:
+                found[name] = state[AVERAGE].clone()
+    return found
 
 
 def has_shards(folder: Path) -> bool:
@@ -223,12 +255,13 @@ def _adam(state: dict[str, Any]) -> dict[str, Any]:
     return adam
 
 
-def _adam_settings(state: dict[str, Any]) -> tuple[list[dict[str, Any]], Tensor | None]:
-    """The parameter groups and the step count."""
-    adam, step = _adam(state), None
+def _adam_settings(state: dict[str, Any]) -> tuple[list[dict[str, Any]], Tensor | None, bool]:
+    """The parameter groups, the step count, and whether there is an average."""
+    adam, step, has_average = _adam(state), None, False
     if adam["state"]:
-        step = torch.as_tensor(next(iter(adam["state"].values()))["step"])
-    return adam["param_groups"], step
+        first = next(iter(adam["state"].values()))
+        step, has_average = torch.as_tensor(first["step"]), AVERAGE in first
+    return adam["param_groups"], step, has_average
 
 
 def _pieces(
@@ -257,4 +290,4 @@ def _flat(state: dict[str, Any]) -> list[Values]:
 
 def _moments(state: dict[str, Any], group: int) -> Values:
     entry = _adam(state)["state"].get(group, {})
-    return {key: entry[key] for key in MOMENTS if key in entry}
+    return {key: entry[key] for key in KEPT if key in entry}

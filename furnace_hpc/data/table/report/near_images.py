@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from furnace_hpc.config.manifest import SPLITS, Manifest
 from furnace_hpc.config.parsing.plural import counted
-from furnace_hpc.data.columns import map_file
+from furnace_hpc.data.columns import Columns
+from furnace_hpc.data.jpeg_images import JpegColumn
 
 MAX_IMAGES = 200_000  # of each split
 BLOCK = 256  # images in memory at a time
@@ -34,11 +35,12 @@ def near_images(folder: Path, manifest: Manifest) -> Iterator[str]:
         return  # it holds files, not pixels
     names, codes, thumbnails = [], [], []
     for code, split in enumerate(SPLITS):
-        present = map_file(folder / split / "present.npy")[:MAX_IMAGES]
+        columns = Columns(manifest, folder).split(split)
+        present = columns["present"][:MAX_IMAGES]
         rows = np.flatnonzero(present[:, manifest.modalities.index("image")])
-        names.append(map_file(folder / split / "source_id.npy")[rows])
+        names.append(columns["source_id"][rows])
         codes.append(np.full(len(rows), code, np.uint8))
-        thumbnails.append(_thumbnails(map_file(folder / split / "image.npy"), rows))
+        thumbnails.append(_thumbnails(columns["image"], rows))
     pairs = similar_pairs(np.concatenate(thumbnails), np.concatenate(codes))
     if not len(pairs):
         return
@@ -52,15 +54,25 @@ def near_images(folder: Path, manifest: Manifest) -> Iterator[str]:
     )
 
 
-def _thumbnails(images: NDArray[Any], rows: NDArray[np.int64]) -> Bytes:
+def _thumbnails(images: NDArray[Any] | JpegColumn, rows: NDArray[np.int64]) -> Bytes:
     """Return thumbnails [N, SIDE, SIDE] of images [N, C, H, W], or of clips' middle frames."""
     found = np.empty((len(rows), SIDE, SIDE), np.uint8)
     for first in range(0, len(rows), BLOCK):
         own = rows[first : first + BLOCK]
-        pixels = images[own, images.shape[1] // 2] if images.ndim == 5 else images[own]
-        grey = pixels.mean(axis=1, dtype=np.float32)
+        grey = _pixels(images, own).mean(axis=1, dtype=np.float32)
         found[first : first + BLOCK] = np.rint(_shrunk(grey, SIDE, SIDE))
     return found
+
+
+def _pixels(images: NDArray[Any] | JpegColumn, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Return images [N, C, H, W], of clips the middle frames."""
+    is_clip = len(images.shape) == 5
+    if isinstance(images, JpegColumn):
+        frames = images.shape[1] if is_clip else 1
+        pixels = np.empty((len(rows), *images.shape[-3:]), np.uint8)
+        images.take(rows * frames + frames // 2, pixels)
+        return pixels
+    return images[rows, images.shape[1] // 2] if is_clip else images[rows]
 
 
 def _shrunk(grey: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

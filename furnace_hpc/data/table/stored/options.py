@@ -17,11 +17,12 @@ from furnace_hpc.data.decode.for_encoder.sounds import (
 )
 from furnace_hpc.data.decode.images import ImageKnobs
 from furnace_hpc.data.decode.word_tokenizer import WORDS
-from furnace_hpc.data.packing.pack_command import choice, knobs_of
+from furnace_hpc.data.packing.pack_command import choice, knobs_of, stored_size_of
 from furnace_hpc.data.table.stored.knobs import Knobs
 
 MAX_TOKENS = 128
 SECONDS = 6.4
+IMAGE_SIZE = 224
 RATE_HZ = 16_000
 COEFFICIENTS = 40
 
@@ -33,6 +34,8 @@ class StorageOptions(NamedTuple):
     tokenizer: str
     max_tokens: int | None
     image_size: int | None
+    image_store: str
+    image_stored_size: int | None
     image_fit: str | None
     audio_seconds: float | None
     audio_store: str
@@ -49,6 +52,7 @@ def knobs_from(given: Mapping[str, Any]) -> Knobs:
     """
     options = StorageOptions(*(given[name] for name in StorageOptions._fields))
     choice("--audio-store", options.audio_store, ("features", "waveform"))
+    choice("--image-store", options.image_store, ("pixels", "jpeg"))
     made_for = parse_for(options.for_)
     tokenizer, max_tokens = _text(made_for.get("text"), options)
     return Knobs(
@@ -58,6 +62,13 @@ def knobs_from(given: Mapping[str, Any]) -> Knobs:
         max_tokens=max_tokens,
         made_for=made_for,
     )
+
+
+def jpeg_size(store: str, size: int | None) -> int | None:
+    """Return the height and width of an image in a batch. None if images are stored as pixels."""
+    if store != "jpeg":
+        return None
+    return IMAGE_SIZE if size is None else size
 
 
 def _check_free(made: MadeFor, modality: str, **given: Any) -> None:
@@ -89,11 +100,18 @@ def _text(made: MadeFor | None, options: StorageOptions) -> tuple[str, int]:
 
 def _image(made: MadeFor | None, options: StorageOptions) -> ImageKnobs | EncoderImageKnobs:
     if made is None:
-        given = {"size": options.image_size, "fit": options.image_fit}
-        chosen = {name: value for name, value in given.items() if value is not None}
-        return knobs_of(ImageKnobs, "image-", **chosen)
+        size = IMAGE_SIZE if options.image_size is None else options.image_size
+        stored_size = stored_size_of(options.image_store, size, options.image_stored_size)
+        fit = {} if options.image_fit is None else {"fit": options.image_fit}
+        return knobs_of(ImageKnobs, "image-", size=stored_size, **fit)
     assert isinstance(made.needs, ImageNeeds)
+    if options.image_store == "jpeg":
+        raise ConfigError(
+            f"--image-store jpeg and --for image={made.encoder} are both given, and JPEG would "
+            "change the pixels that the encoder needs. Leave one of them out"
+        )
     _check_free(made, "image", image_size=options.image_size, image_fit=options.image_fit)
+    _check_free(made, "image", image_stored_size=options.image_stored_size)
     return EncoderImageKnobs.of(made.needs)
 
 
