@@ -25,6 +25,8 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.identity import identity_hash, seeded_hashes
 from furnace_hpc.config.metrics import METRICS, OF_TARGETS, metric_names, split_target
 from furnace_hpc.config.parsing.numbers import wanted_number
+from furnace_hpc.config.sections.augment import AugmentConfig
+from furnace_hpc.config.sections.average import EmaConfig
 from furnace_hpc.config.sections.data import DataConfig
 from furnace_hpc.config.sections.evaluation import EarlyStoppingConfig, EvaluationConfig
 from furnace_hpc.config.sections.initial_weights import Sources
@@ -65,8 +67,14 @@ class TrainConfig(Config):
     tasks: tuple[TaskConfig, ...] = Field(default=(TaskConfig(name="digit"),), min_length=1)
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
+    augment: AugmentConfig = Field(default=AugmentConfig(), json_schema_extra=ADDED_LATER)
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    ema: EmaConfig | None = Field(
+        default=None,
+        json_schema_extra=ADDED_LATER,
+        description="evaluates, selects and exports a moving average of the weights [off]",
+    )
     evaluation: EvaluationConfig = EvaluationConfig()
     deepspeed: DeepSpeedFile = Field(
         description="the content of a file of ds_configs/. A grid gives its name"
@@ -178,18 +186,40 @@ class TrainConfig(Config):
         check_metric(self.selection_metric, self.tasks, splits=("val",), own=own)
         self._check_compile()
         self._check_optimizer()
-        for term in self.loss.compares_samples:
+        self._check_mixup()
+        for key in self.needs_micro_batch:
             if self.micro_batch_size == AUTO:
                 raise ValueError(
-                    f"micro_batch_size is auto, and loss.{term} depends on the micro-batch, so "
-                    f"rows could not be compared. Write a number, or remove loss.{term}"
+                    f"micro_batch_size is auto, and {key} depends on the micro-batch, so "
+                    f"rows could not be compared. Write a number, or remove {key}"
                 )
+        for term in self.loss.compares_samples:
             if len(self.model.modalities) < 2:
                 raise ValueError(
                     f"loss.{term} compares modalities, and model.modalities is "
                     f"{list(self.model.modalities)}. Add a modality, or remove loss.{term}"
                 )
         return self
+
+    def _check_mixup(self) -> None:
+        if not self.augment.mixup:
+            return
+        for task in self.tasks:
+            if task.kind == "ordinal":
+                raise ValueError(
+                    f"augment.mixup is for single_label, multi_label and regression, and task "
+                    f"{task.name!r} is ordinal. Remove one of them"
+                )
+        if self.model.network:
+            raise ValueError(
+                "augment.mixup mixes the outputs of encoders, and model.network is your own. "
+                "Remove one of them"
+            )
+        if self.micro_batch_size == 1:
+            raise ValueError(
+                "augment.mixup mixes two samples of a micro-batch, and micro_batch_size is 1. "
+                "Write 2 or more"
+            )
 
     def _check_compile(self) -> None:
         if not self.compile:
@@ -227,6 +257,14 @@ class TrainConfig(Config):
             raise ValueError(
                 f"portable: true is made for optimizer adamw, got {name}. Change one of them"
             )
+
+    @property
+    def needs_micro_batch(self) -> tuple[str, ...]:
+        """The keys in use whose effect depends on the size of the micro-batch."""
+        keys = [f"loss.{term}" for term in self.loss.compares_samples]
+        if self.augment.mixup:
+            keys.append("augment.mixup")
+        return tuple(keys)
 
     @property
     def training_seed(self) -> int:

@@ -19,10 +19,11 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import TEXT_SECOND, Manifest
 from furnace_hpc.config.own_code.sources import OWN_CODE, files_of
 from furnace_hpc.config.parsing.utf8_path import utf8_path
+from furnace_hpc.config.preprocessing.fit import encoders_of
 from furnace_hpc.data.columns import open_columns, rename_into_place
 from furnace_hpc.data.packing.sample import Values
 from furnace_hpc.engine.checkpoint.loader import TAG
-from furnace_hpc.engine.checkpoint.shards import whole_weights
+from furnace_hpc.engine.checkpoint.shards import whole_average, whole_weights
 from furnace_hpc.engine.deepspeed_engine import parameters_sha256
 from furnace_hpc.host.durable_files import sync, write_durably
 from furnace_hpc.inference.model_folder import (
@@ -84,12 +85,16 @@ def export(
     pack, data = find_data(checkpoint, data_dir)
     token_reader = None
     if "text" in checkpoint.config.model.modalities:
-        token_reader = make_tokenizer(data, tokenizer)
+        _, encoder = encoders_of(checkpoint.config.model).get("text", ("", None))
+        token_reader = make_tokenizer(data, tokenizer, encoder)
     count = check_checkpoint(checkpoint)
     report(f"{checkpoint.path}: {count} files have the hashes of their manifest")
 
     weights = _read_weights(checkpoint)
     exported = _describe_model(checkpoint, data, weights)
+    if checkpoint.config.ema:
+        exported, weights = _averaged(exported, weights, checkpoint)
+        report(f"moving average of the weights, decay {checkpoint.config.ema.decay}")
     nonce = secrets.token_hex(4)
     temporary = out.with_name(f"{out.name}.tmp-{nonce}")
     try:
@@ -154,6 +159,18 @@ def _read_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
         if value.is_floating_point():
             weights[name] = value.float().contiguous()
     return weights
+
+
+def _averaged(
+    exported: Exported, weights: dict[str, Tensor], checkpoint: Checkpoint
+) -> tuple[Exported, dict[str, Tensor]]:
+    """Replace the weights by their moving average, which is what the run has evaluated."""
+    average = whole_average(checkpoint.path / TAG)
+    weights = weights | {name: value.float().contiguous() for name, value in average.items()}
+    names = [name for name, _ in exported.network().named_parameters()]
+    sha256 = parameters_sha256({name: weights[name] for name in names})
+    provenance = exported.provenance.model_copy(update={"parameters_sha256": sha256})
+    return exported.model_copy(update={"provenance": provenance}), weights
 
 
 def _describe_model(checkpoint: Checkpoint, data: Manifest, weights: dict[str, Tensor]) -> Exported:
