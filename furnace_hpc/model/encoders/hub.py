@@ -81,7 +81,7 @@ class HubEncoder(nn.Module):
             for name, buffer in self.named_buffers()
             if name.endswith(_IN_FP32) and not buffer.is_meta
         }
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in kept.items():
             parent, _, last = name.rpartition(".")
             module = self.get_submodule(parent)
