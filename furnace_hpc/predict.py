@@ -1,6 +1,7 @@
 """Predict with an exported model: `furnace predict --model DIR --text "it is even"`."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -175,7 +176,7 @@ def _parsed_numbers(given: str) -> dict[str, str]:
     return found
 
 
-def _check_needs(needed: str, value: object, options: dict[str, object]) -> None:
+def _check_needs(needed: str, value: object, options: Mapping[str, object]) -> None:
     """Raise ConfigError if an option is given without the one that it needs."""
     if value is None and (used := [option for option, own in options.items() if own]):
         raise ConfigError(f"{used[0]} is given without {needed}. Give both, or leave it out")

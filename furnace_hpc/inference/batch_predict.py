@@ -297,7 +297,7 @@ def _parsed(line: bytes, columns: Columns | None) -> dict[str, Any]:
     if len(line) > MAX_LINE_BYTES:
         raise ConfigError(f"the line has more than {MAX_LINE_BYTES:,} bytes")
     try:
-        fields = json.loads(line)
+        fields: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"the line is not JSON ({_shorten(error)})") from None
     if not isinstance(fields, dict):
@@ -305,13 +305,12 @@ def _parsed(line: bytes, columns: Columns | None) -> dict[str, Any]:
             f"the line is a JSON {type(fields).__name__}, wanted an object with any of "
             f"{', '.join(MODALITIES)}"
         )
-    if columns is not None:
-        fields = sample_of(fields, columns)
+    sample: dict[str, Any] = fields if columns is None else sample_of(fields, columns)
     try:
-        json.dumps(fields.get("id"), allow_nan=False)
+        json.dumps(sample.get("id"), allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"id cannot be written as JSON ({_shorten(error)})") from None
-    return fields
+    return sample
 
 
 def _shorten(error: Exception) -> str:

@@ -104,7 +104,7 @@ class InputTable:
             block = self.staged.frame.slice(start, BLOCK_ROWS).collect()
             given = self._given_numbers(block, start)
             for place, row in enumerate(block.iter_rows(named=True)):
-                sample = {"text": self._text(row)}
+                sample: dict[str, Any] = {"text": self._text(row)}
                 sample |= {name: self._file(row, slot) for name, slot in slots.items()}
                 cells = {name: column[place] for name, column in given.items()}
                 if self.columns.numbers:

@@ -63,6 +63,9 @@ def test_token_ids_equal_autotokenizer(tmp_path, kind):
     ids, lengths = zip(*(reader.encode(text) for text in TEXTS), strict=True)
     assert np.array_equal(np.stack(ids), expected["input_ids"])
     assert list(lengths) == expected["attention_mask"].sum(1).tolist()
+    at_once = reader.encode_all(TEXTS)
+    assert np.array_equal(at_once[0], expected["input_ids"])
+    assert at_once[1].tolist() == list(lengths)
     assert min(lengths) < 16 == max(lengths)
     assert made.needs.pad_id == reader.pad_id
     assert made.needs.vocabulary == reader.fingerprint
@@ -74,12 +77,18 @@ def test_siglip_texts_are_always_full(tmp_path):
     write_config(folder, model_type="siglip", text_config={"max_position_embeddings": 18})
     needs = made_for("text", str(folder)).needs
     assert (needs.limit, needs.is_fixed, needs.stored_tokens(None)) == (18, True, 18)
-    ids, length = load_tokenizer(str(folder), 18, needs).encode("the cat")
+    reader = load_tokenizer(str(folder), 18, needs)
+    ids, length = reader.encode("the cat")
     expected = transformers.AutoTokenizer.from_pretrained(folder)(
         "the cat", padding="max_length", max_length=18
     )
     assert ids.tolist() == expected["input_ids"]
     assert (length, ids[-1]) == (18, needs.pad_id)
+    at_once = reader.encode_all(["the cat", "cat"])
+    assert at_once[0][0].tolist() == ids.tolist()
+    assert at_once[1].tolist() == [18, 18]
+    pair, length, _ = reader.encode_pair("the", "cat")
+    assert (len(pair), length) == (18, 18)
 
 
 def test_roberta_has_fewer_tokens_than_positions(tmp_path):

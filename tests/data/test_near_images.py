@@ -18,28 +18,29 @@ def scene(number: int) -> Image.Image:
     return rough.resize((160, 120), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(1))
 
 
-def packed(tmp_path, capsys) -> str:
+def packed(tmp_path, capsys, *options) -> str:
     rows = {"image": [f"{n}.jpg" for n in range(20)], "kind": ["a", "b"] * 10, "part": PARTS}
     pl.DataFrame(rows).write_csv(tmp_path / "mine.csv")
     pack.main(
         args=[
             *("table", "--source", str(tmp_path / "mine.csv"), "--image", "image"),
             *("--label", "kind", "--split-column", "part", "--image-size", "64"),
-            *("--out", str(tmp_path / "packed"), "--workers", "1"),
+            *("--out", str(tmp_path / "packed"), "--workers", "1", *options),
         ],
         standalone_mode=False,
     )
     return capsys.readouterr().out
 
 
-def test_copies_in_another_split_are_counted(tmp_path, capsys):
+@pytest.mark.parametrize("store", ["pixels", "jpeg"])
+def test_copies_in_another_split_are_counted(tmp_path, capsys, store):
     """A copy in another quality and one in another size. A copy in the same split is none."""
     for number in range(20):
         scene(number).save(tmp_path / f"{number}.jpg", quality=95)
     scene(2).save(tmp_path / "14.jpg", quality=40)
     scene(5).resize((120, 90)).save(tmp_path / "18.jpg", quality=85)
     scene(7).save(tmp_path / "8.jpg", quality=60)
-    shown = packed(tmp_path, capsys)
+    shown = packed(tmp_path, capsys, "--image-store", store)
     warning = "4 images look like an image of another split, such as 3 (train) and 15 (val)"
     assert f"warning: {warning}\n" in shown
     assert warning in (tmp_path / "packed" / "profile.html").read_text()

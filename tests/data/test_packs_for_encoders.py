@@ -214,6 +214,8 @@ def test_a_waveform_without_an_encoder(raw, tmp_path):
         (("--tokenizer", "x"), "--tokenizer and --for text="),
         (("--max-tokens", "600"), "--max-tokens is 600"),
         (("--image-size", "64"), "--image-size and --for image="),
+        (("--image-store", "jpeg"), "--image-store jpeg and --for image="),
+        (("--image-stored-size", "64"), "--image-stored-size and --for image="),
         (("--coefficients", "20"), "--coefficients and --for audio="),
     ],
 )
