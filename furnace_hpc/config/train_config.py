@@ -17,7 +17,6 @@ from furnace_hpc.config.base import (
     NOT_IDENTITY,
     Config,
     Name,
-    Partitions,
     Seed,
 )
 from furnace_hpc.config.deepspeed_file import DeepSpeedFile
@@ -37,6 +36,7 @@ from furnace_hpc.config.sections.optimizer import (
     OptimizerConfig,
     ScheduleConfig,
 )
+from furnace_hpc.config.sections.resources import Resources
 from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.config.seeds import combined_seed
 
@@ -284,36 +284,6 @@ class TrainConfig(Config):
         return (
             self.evaluation.metric or f"val/{self.tasks[0].name}/{METRICS[self.tasks[0].kind][0]}"
         )
-
-
-class Resources(Config):
-    """Resources of a run. They are not part of its identity. None: the cluster profile decides."""
-
-    nodes: int | None = Field(default=None, ge=1, le=10_000, description="nodes of one run")
-    processes_per_node: int | None = Field(
-        default=None, ge=1, le=1024, description="ranks on each node (one per GPU)"
-    )
-    timeout_min: int = Field(default=60, ge=1, description="time limit of one attempt, minutes")
-    partition: Partitions | None = Field(
-        default=None,
-        description="replaces the profile's partition. Of several, comma-separated, Slurm chooses "
-        "one",
-    )
-    max_attempts: int = Field(
-        default=20,
-        ge=1,
-        description="attempts of one run, requeues included, after which it is given up",
-    )
-    max_idle_attempts: int = Field(
-        default=3,
-        ge=1,
-        description="attempts in a row without a new step, after which the run is given up",
-    )
-    max_gpu_hours: float | None = Field(
-        default=None,
-        gt=0,
-        description="GPU-hours of all attempts of one run, after which it is given up [no limit]",
-    )
 
 
 TRIAL = "~"  # between row and number in the name of a trial. No row's name contains it
