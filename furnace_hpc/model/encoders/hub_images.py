@@ -1,5 +1,6 @@
 """Image encoders of the hub. B batch, C channels, H height, W width, T tokens, D width."""
 
+import torch
 from torch import Tensor
 
 from furnace_hpc.config.sections.model import ModelConfig
@@ -15,7 +16,7 @@ class HubImageEncoder(HubEncoder):
         super().__init__("image", config, shapes)
         settings = self.network.config
         check_exactly(self.about, "channels", shapes.image_channels, settings.num_channels)
-        self.options = {}
+        self.options: dict[str, bool] = {}
         if self.family.interpolates and _pair(settings.image_size) != shapes.image_size:
             self.options["interpolate_pos_encoding"] = True
 
@@ -26,7 +27,7 @@ class HubImageEncoder(HubEncoder):
         if found.dim() == 4:
             found = found.flatten(2).transpose(1, 2)
         tokens_BTD = self.project(found)
-        return tokens_BTD, tokens_BTD.new_ones(tokens_BTD.shape[:2], dtype=bool)
+        return tokens_BTD, tokens_BTD.new_ones(tokens_BTD.shape[:2], dtype=torch.bool)
 
 
 def _pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:

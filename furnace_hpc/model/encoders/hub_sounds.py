@@ -153,7 +153,7 @@ class WaveformEncoder(HubEncoder):
             x = first(x)
         for layer in others:
             x = layer(x)
-        return x
+        return cast(Tensor, x)
 
     def _attend(self, x_BTD: Tensor, mask_BT: Tensor, padded: bool) -> Tensor:
         """What the network's encoder does, with a mask that makes no host wait for the GPU."""
