@@ -22,6 +22,7 @@ from furnace_hpc.checks.modules import Finding
 from furnace_hpc.checks.places import Places
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing import strict_yaml
+from furnace_hpc.config.sections.optimizer import WHOLE_MATRICES
 from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.host.json_lines import read_json
 from furnace_hpc.runs.folder import RunFolder
@@ -55,8 +56,19 @@ class CheckedRow:
 def checked_config(config: TrainConfig) -> TrainConfig:
     """The config of a row, in fp32 on a CPU and without what only costs time in a check."""
     content = config.model_dump(mode="json", exclude_defaults=True)
-    for key in ("epochs", "early_stopping", "compile", "portable", "tf32", "keep_every"):
+    # Weights of other rows are not there, and no contract depends on them.
+    for key in (
+        "init_from",
+        "epochs",
+        "early_stopping",
+        "compile",
+        "portable",
+        "tf32",
+        "keep_every",
+    ):
         content.pop(key, None)
+    if config.optimizer.name in WHOLE_MATRICES:  # refused at ZeRO stage 3
+        del content["optimizer"]["name"]
     content |= {
         "seed": 0,
         "pack_seed": None,

@@ -18,8 +18,13 @@ from pydantic import BaseModel
 
 def identity_hash(config: BaseModel, data_fingerprint: str) -> str:
     """8 hexadecimal digits of SHA-256 over the fields that decide the numbers, and the data."""
+    return identity_sha256(config, data_fingerprint)[:8]
+
+
+def identity_sha256(config: BaseModel, data_fingerprint: str) -> str:
+    """All digits of the hash of which `identity_hash` has the first 8."""
     content = json.dumps([_hashed(config), data_fingerprint], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(content.encode()).hexdigest()[:8]
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def seeded_hashes(configs: Sequence[BaseModel], data_fingerprints: Sequence[str]) -> list[str]:

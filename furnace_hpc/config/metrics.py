@@ -10,6 +10,7 @@ The last two are measured at the end of a run.
 
 import itertools
 import re
+from collections.abc import Container
 from typing import Literal, TypeVar
 
 from furnace_hpc.config.errors import ConfigError
@@ -130,6 +131,11 @@ def metric_direction(metric: str) -> Direction | None:
     if name in LOWER_IS_BETTER:
         return "min"
     return "max"
+
+
+def is_one_of(metric: str, names: Container[str]) -> bool:
+    """Whether the name of a metric, without split, task and subset, is one of these."""
+    return _last_part(metric) in names
 
 
 def checked_direction(metric: str, direction: Direction | None) -> Direction:

@@ -22,7 +22,16 @@ from furnace_hpc.config.base import (
 from furnace_hpc.config.deepspeed_file import DeepSpeedFile
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.identity import identity_hash, seeded_hashes
-from furnace_hpc.config.metrics import METRICS, OF_TARGETS, metric_names, split_target
+from furnace_hpc.config.metrics import (
+    METRICS,
+    OF_TARGETS,
+    Direction,
+    checked_direction,
+    is_one_of,
+    metric_direction,
+    metric_names,
+    split_target,
+)
 from furnace_hpc.config.parsing.numbers import wanted_number
 from furnace_hpc.config.sections.augment import AugmentConfig
 from furnace_hpc.config.sections.average import EmaConfig
@@ -184,6 +193,7 @@ class TrainConfig(Config):
             )
         own = self.evaluation.own_metrics
         check_metric(self.selection_metric, self.tasks, splits=("val",), own=own)
+        self._check_direction()
         self._check_compile()
         self._check_optimizer()
         self._check_mixup()
@@ -220,6 +230,21 @@ class TrainConfig(Config):
                 "augment.mixup mixes two samples of a micro-batch, and micro_batch_size is 1. "
                 "Write 2 or more"
             )
+
+    def _check_direction(self) -> None:
+        """A metric of own code needs a direction. That of another metric cannot be changed."""
+        given = self.evaluation.direction
+        if given is None and is_one_of(self.selection_metric, self.evaluation.own_metrics):
+            raise ValueError(
+                f"evaluation.metric {self.selection_metric} is of your own code, so its better "
+                "values are not known. Add evaluation.direction: max or min"
+            )
+        if given is None:
+            return
+        try:
+            checked_direction(self.selection_metric, given)
+        except ConfigError as error:
+            raise ValueError(f"evaluation.{error}") from None
 
     def _check_compile(self) -> None:
         if not self.compile:
@@ -284,6 +309,11 @@ class TrainConfig(Config):
         return (
             self.evaluation.metric or f"val/{self.tasks[0].name}/{METRICS[self.tasks[0].kind][0]}"
         )
+
+    @property
+    def selection_direction(self) -> Direction:
+        """Whether higher (max) or lower (min) values of `selection_metric` are better."""
+        return metric_direction(self.selection_metric) or self.evaluation.direction or "max"
 
 
 TRIAL = "~"  # between row and number in the name of a trial. No row's name contains it

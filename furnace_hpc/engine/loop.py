@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from furnace_hpc.config.manifest import SAMPLING_WEIGHT
-from furnace_hpc.config.metrics import metric_direction
 from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.data.loading.batches import Batch, BatchReader
 from furnace_hpc.data.loading.prefetch import TrainBatches
@@ -165,7 +164,7 @@ class TrainingLoop:
         if self._metrics:
             self._metrics.write({"step": progress.step, "kind": "val", **self._evaluation.scores})
         value = self._evaluation.scores[config.selection_metric]
-        if metric_direction(config.selection_metric) == "min":
+        if config.selection_direction == "min":
             value = -value
         progress.note_value(value)
         if config.evaluation.select == "last" or is_better(value, progress.best_value):

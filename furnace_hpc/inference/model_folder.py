@@ -9,6 +9,7 @@
 No file contains a pickle. `config.json` has the size and hash of the other files.
 """
 
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import MODALITIES, Manifest, Statistics, waveform_of
 from furnace_hpc.config.own_code.loading import use_folder
 from furnace_hpc.config.own_code.references import CLASSES, references
-from furnace_hpc.config.own_code.sources import OWN_CODE, content_hash, files_of
+from furnace_hpc.config.own_code.sources import LEFT_OUT, OWN_CODE, content_hash, files_of
 from furnace_hpc.config.parsing.utf8_path import utf8_path
 from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.data.loading.batches import standardised
@@ -253,11 +254,17 @@ def use_exported_code(folder: Path, exported: Exported, trust_code: bool) -> Non
             f"{folder} has code of its own ({', '.join(files) or 'which is missing'}), which would "
             f"run as you. Read it in {code}, and add --trust-code if you trust it"
         )
+    if compiled := sorted(code.rglob(LEFT_OUT)):
+        raise ConfigError(
+            f"{compiled[0]} has compiled code, which may differ from the source that you can read. "
+            f"Delete this folder"
+        )
     if content_hash(files) != exported.config.own_code:
         raise ConfigError(
             f"{code} has changed since the export, or is missing. Copy it again, or export the "
             f"model again"
         )
+    sys.dont_write_bytecode = True  # the folder stays as it was exported
     use_folder(code)
 
 

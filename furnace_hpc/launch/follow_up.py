@@ -82,7 +82,8 @@ def plan_next_stage(
         adopt=newest.adopt,
         new_code=newest.new_code,
     )
-    fingerprints = dict(row.data for found, _ in scopes for row in found.rows)
+    # Of all submissions: a row's source may be on data that only an earlier one has used.
+    fingerprints = dict(row.data for found in submissions(folder) for row in found.rows)
     profile = read_profile(submission)
     if grid.tune is None:
         held = [run for run in expand(grid, fingerprints, rows) if run.config.init_from]

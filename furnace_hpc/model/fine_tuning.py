@@ -115,9 +115,14 @@ def layers_of(network: nn.Module, key: str) -> Layers:
         raise ConfigError(
             f"{key} needs an encoder with a list of layers, got {type(network).__name__}. Remove it"
         )
-    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in lists.items()}
+    sizes = {name: sum(map(_whole_numel, part.parameters())) for name, part in lists.items()}
     name = max(sizes, key=lambda name: sizes[name])
     return Layers(len(lists[name]), _depths(network, f"{name}.", len(lists[name])))
+
+
+def _whole_numel(parameter: nn.Parameter) -> int:
+    """The numbers in a whole parameter. At ZeRO stage 3 the tensor itself is empty."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def _depths(network: nn.Module, prefix: str, count: int) -> dict[str, int]:

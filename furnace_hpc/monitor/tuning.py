@@ -14,7 +14,6 @@ from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.grids.row import GridRow
 from furnace_hpc.config.grids.trials import Trials, Tuned, as_text, expand_chosen, expand_trials
 from furnace_hpc.config.grids.tune import Values
-from furnace_hpc.config.metrics import checked_direction
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.runs.folder import GridFolder, RunFolder
@@ -140,7 +139,7 @@ def choose(
             f"all {len(tried)} trials failed, so no values can be chosen ({tried[0].failures[0]}). "
             f"Change tune.space, or fix the cause and give --retry failed"
         )
-    direction = checked_direction(grid.tuning_metric, None)
+    direction = grid.tuning_direction
     best = {"max": max, "min": min}[direction](means, key=lambda number: means[number])
     return Choice(
         row=trials.tuned.row,

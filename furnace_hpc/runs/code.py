@@ -20,6 +20,8 @@ DECIDING = (
     "config/sections",
     "config/deepspeed_file.py",
     "config/manifest.py",
+    "config/encoder_families.py",
+    "config/own_code/arguments.py",
     "config/seeds.py",
     "host/portable.py",
 )

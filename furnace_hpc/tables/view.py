@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import Grid
-from furnace_hpc.config.metrics import checked_direction
+from furnace_hpc.config.metrics import checked_direction, is_one_of, metric_direction
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.tables.collect import flat_config, row_name, with_metric
 from furnace_hpc.tables.table import Ablation
@@ -68,7 +68,7 @@ def apply_view(grid: Grid, runs: list[RunSpec], view: View) -> tuple[Grid, list[
             f"{grid.reference!r}. Differences need it, so include it"
             f"{_reference_hint(grid, view.where)}"
         )
-    changes = _draws_of(grid, kept, view) | _metric_of(grid, view)
+    changes = _draws_of(grid, kept, view) | _metric_of(grid, kept, view)
     if view.by:  # a row has several variants, so no row is a sanity row
         changes |= {"reference": row_name(references[0], view.by), "sanity": ()}
     else:
@@ -120,7 +120,8 @@ def tables_of_other_metrics(ablation: Ablation) -> Iterator[Ablation]:
             direction = checked_direction(name, None)
         except ConfigError:  # neither direction is better
             continue
-        yield with_metric(ablation, name, direction)
+        is_known = metric_direction(name) is not None  # not of a metric of own code
+        yield replace(with_metric(ablation, name, direction), has_direction=is_known)
 
 
 def _draws_of(grid: Grid, kept: list[RunSpec], view: View) -> dict[str, Any]:
@@ -135,13 +136,19 @@ def _draws_of(grid: Grid, kept: list[RunSpec], view: View) -> dict[str, Any]:
     return changes
 
 
-def _metric_of(grid: Grid, view: View) -> dict[str, Any]:
+def _metric_of(grid: Grid, kept: list[RunSpec], view: View) -> dict[str, Any]:
     """Metric and direction of the view."""
     if not view.metric and not view.direction:
         return {}
     metric, direction = view.metric or grid.metric, view.direction
     if metric == grid.metric:
         direction = direction or grid.direction
+    own = {name for spec in kept for name in spec.config.evaluation.own_metrics}
+    if direction is None and is_one_of(metric, own):
+        raise ConfigError(
+            f"metric {metric!r} is of your own code, so its better values are not known. Add "
+            f"--direction max or --direction min"
+        )
     changes: dict[str, Any] = {"metric": metric, "direction": checked_direction(metric, direction)}
     if view.metric:
         metrics = (metric, *view.more_metrics)

@@ -80,6 +80,14 @@ OTHER = {
     "evaluation.select": "last",
     "evaluation.metric": "val/digit/loss",
     "evaluation.frames": "mean",
+    "evaluation.direction": "max",
+    "optimizer.name": "radam",
+    "optimizer.momentum": 0.5,
+    "optimizer.nesterov": True,
+    "optimizer.no_decay": ["norms"],
+    "schedule.final_fraction": 0.1,
+    "schedule.power": 3.0,
+    "schedule.stable_fraction": 0.5,
     "deepspeed.zero_optimization.stage": 2,
     "deepspeed.zero_optimization.reduce_bucket_size": 1000,
     "deepspeed.bf16.enabled": False,
@@ -113,6 +121,10 @@ NO_NUMBERS = {
 BESIDE = {
     "model.image_weights": {"model.image_encoder": "vit"},
     "model.audio_weights": {"model.audio_encoder": "transformer"},
+    "optimizer.momentum": {"optimizer.name": "sgd"},
+    "optimizer.nesterov": {"optimizer.name": "sgd"},
+    "schedule.power": {"schedule.decay": "polynomial"},
+    "schedule.stable_fraction": {"schedule.decay": "wsd"},
 }
 
 

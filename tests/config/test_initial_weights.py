@@ -8,6 +8,7 @@ from tables_study import GRID
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.identity import identity_sha256
 from furnace_hpc.config.train_config import RunSpec, run_ids
 
 PRINTS = {"tridigits": "a" * 16, "mmimdb": "b" * 16}
@@ -139,3 +140,16 @@ def test_a_tuned_grid_cannot_start_from_its_rows():
     tune = {"space": {"optimizer.lr": {"log": [1e-4, 1e-2]}}, "trials": 2, "seeds": [9]}
     with pytest.raises(ConfigError, match="whose trials use other seeds"):
         expand_rows(study(tune=tune))
+
+
+def test_a_later_key_with_its_default_changes_no_id():
+    """The hash of the source leaves out keys that were added later, as its run id does."""
+    found = runs(study())
+    source, text = found["fused", 0].config.init_from[0], found["text", 0]
+    assert source.identity == identity_sha256(text.config, text.data_fingerprint)
+    assert source.identity.startswith(text.run_id.rpartition("-")[2])
+
+
+def test_a_source_cannot_be_a_sanity_row():
+    with pytest.raises(ConfigError, match="'text' is in sources and in sanity"):
+        expand_rows(study(sources=["text"], sanity=["text"]))

@@ -9,6 +9,7 @@ import torch
 from elastic_work import MADE_AT, MORE
 from forked_ranks import run_phases
 
+from furnace_hpc.engine.checkpoint import shards
 from furnace_hpc.engine.checkpoint.shards import Index, Piece, Shards, open_shards
 from furnace_hpc.runs.folder import RunFolder
 
@@ -169,3 +170,18 @@ def test_reading_across_files_of_several_ranks():
     assert shards.read("w", "fp32", 8, 4).tolist() == [8.0], (
         "values beyond the end are the reader's padding"
     )
+
+
+def test_whole_weights_have_tied_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """DeepSpeed stores a tied parameter once, with the other name beside it."""
+    values = torch.tensor([1.0, 2.0])
+    index = Index({"first": values.shape}, {"first": [Piece(0, 0, 0, 2)]}, [], None)
+    model = {"module": {}, "buffer_names": [], "shared_params": {"head.weight": "first"}}
+    found = Shards(model, index, lambda rank: [{"fp32": values}])
+    monkeypatch.setattr(shards, "has_shards", lambda folder: True)
+    monkeypatch.setattr(shards, "open_shards", lambda folder: found)
+    whole = shards.whole_weights(tmp_path)
+    assert {name: value.tolist() for name, value in whole.items()} == {
+        "first": [1.0, 2.0],
+        "head.weight": [1.0, 2.0],
+    }

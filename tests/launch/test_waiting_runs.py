@@ -106,6 +106,35 @@ def test_a_source_that_is_not_chosen_is_named(tmp_path):
     assert actions(plan(tmp_path, "base", "fused"))["fused-1"] == Action.START.value
 
 
+def test_a_follow_up_job_names_a_failed_source(tmp_path):
+    tmp_path.chmod(0o700)
+    folder, run = GridFolder(tmp_path / "study"), specs()
+    first = write_submission(plan(tmp_path))
+    fail(run["text-0"], folder, "FloatingPointError: the loss is nan")
+    found = plan_next_stage(first, folder, observe(folder))
+    assert found is not None
+    why = next(one.why for one in found.runs if one.spec.run_id == run["fused-0"].run_id)
+    assert why.startswith(f"needs the weights of {run['text-0'].run_id} (failed: ")
+
+
+def test_a_follow_up_job_finds_data_of_older_submissions(tmp_path, monkeypatch):
+    """The first row of a chain was trained before, on data that no later row uses."""
+    tmp_path.chmod(0o700)
+    rows = CHAIN | {"text": CHAIN["text"] | {"data.name": "mmimdb"}}
+    monkeypatch.setitem(CHAIN, "text", rows["text"])
+    monkeypatch.setitem(PRINTS, "mmimdb", "beefbeefbeefbeef")
+    folder, run = GridFolder(tmp_path / "study"), specs()
+    write_submission(plan(tmp_path, "text"))
+    for name in ("text-0", "text-1"):
+        finish(run[name], folder)
+    second = write_submission(plan(tmp_path, "fused", "tuned"))
+    for name in ("fused-0", "fused-1"):
+        finish(run[name], folder)
+    found = plan_next_stage(second, folder, observe(folder))
+    assert found is not None
+    assert {one.spec.variant for one in found.to_do} == {"tuned"}
+
+
 def test_a_follow_up_job_submits_each_stage(tmp_path):
     tmp_path.chmod(0o700)
     folder, run = GridFolder(tmp_path / "study"), specs()

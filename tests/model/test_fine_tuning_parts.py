@@ -188,6 +188,13 @@ def test_groups_by_rate_and_decay():
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
+def test_no_decay_without_decay_makes_no_group():
+    """Two groups that are alike would have one name in the metrics."""
+    changes = {"no_decay": ["norms", "biases"], "weight_decay": 0.0}
+    config = make_config("zero1", **{f"optimizer__{key}": value for key, value in changes.items()})
+    assert len(parameter_groups(make_model(), config)) == 1
+
+
 def test_usual_config_has_one_group_without_more_keys():
     """So that checkpoints and numbers of other runs stay the same."""
     model = make_model()
@@ -269,3 +276,16 @@ def test_optimizers_get_their_settings():
     assert made(name="rmsprop", betas=[0.9, 0.99]).defaults["alpha"] == 0.99
     assert made(name="radam").defaults["decoupled_weight_decay"]
     assert isinstance(made(name="adafactor"), torch.optim.Adafactor)
+
+
+def test_layers_of_a_divided_network_are_the_same():
+    """At ZeRO stage 3 tensors are empty, and `ds_numel` has the numbers of the whole parameter."""
+    network = nn.Module()
+    network.front = nn.ModuleList(nn.Linear(2, 2) for _ in range(5))
+    network.layers = nn.ModuleList(nn.Linear(9, 9) for _ in range(3))
+    whole = layers_of(network, "key")
+    assert whole.number == 3
+    for parameter in network.parameters():
+        parameter.ds_numel = parameter.numel()
+        parameter.data = torch.empty(0)
+    assert layers_of(network, "key") == whole

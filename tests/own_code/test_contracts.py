@@ -1,7 +1,9 @@
 """What own modules do in a network, and the contracts that `furnace check` finds broken."""
 
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from furnace_hpc.config.own_code.sources import OWN_CODE
 from furnace_hpc.data.columns import Columns
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.engine.setup import build_model
+from furnace_hpc.inference.model_folder import use_exported_code
 from furnace_hpc.model.losses import total_loss
 
 
@@ -157,3 +160,41 @@ def test_a_module_of_the_working_directory_is_not_used(package, tmp_path, monkey
     monkeypatch.syspath_prepend(str(elsewhere.parent))
     with pytest.raises(ConfigError, match="instead of the file in"):
         load(reference)
+
+
+def test_settings_of_an_encoder_that_is_not_used_are_refused(package, columns):
+    """A row that freezes an encoder which its network lacks would be the row without it."""
+    row = {"model.network": f"{PACKAGE}.net:NoImages", "model.image.freeze": "all"}
+    (found,) = check(package, columns, row)
+    assert found.contract == "builds"
+    assert "the config sets the image encoder" in found.problem
+    assert "Call context.make_encoder('image')" in found.problem
+    good = check(package, columns, {"model.network": f"{PACKAGE}.net:NoImages"})
+    assert not [one for one in good if one.problem]
+
+
+def test_an_encoder_may_have_no_parameters(package, columns):
+    row = {"model.image": {"encoder": f"{PACKAGE}.enc:Means"}}
+    assert not [one for one in check(package, columns, row) if one.problem]
+
+
+def test_checked_rows_need_no_other_rows(package):
+    """They start from new weights, with an optimizer that ZeRO stage 3 can have."""
+    rows = {"own": {}, "next": {"init_from": {"variant": "own"}, "optimizer.name": "adafactor"}}
+    rows["next"]["deepspeed.zero_optimization.stage"] = 0
+    grid = read_grid(write_grid(package.parent, rows))
+    config = checked_config(expand_rows(grid)[1].config)
+    assert config.init_from == ()
+    assert config.optimizer.name == "adamw"
+
+
+def test_compiled_code_of_an_exported_model_is_refused(package, monkeypatch):
+    """Python would run it in the place of the source that the user has read."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    _, config = config_of(package, NETWORK)
+    folder, exported = package.parent / "snapshot", SimpleNamespace(config=config)
+    use_exported_code(folder, exported, trust_code=True)
+    assert sys.dont_write_bytecode
+    (folder / OWN_CODE / PACKAGE / "__pycache__").mkdir()
+    with pytest.raises(ConfigError, match="has compiled code, which may differ"):
+        use_exported_code(folder, exported, trust_code=True)

@@ -85,6 +85,10 @@ def test_the_copy_of_a_grid_needs_no_files(tmp_path):
         ),
         ({"model.fusion": "concatt"}, ["did you mean 'concat'?", "package.module:Name"]),
         ({"model.fusion": "concat", "model.fusion_args": {"a": 1}}, ["fusion_args"]),
+        (
+            NETWORK | {"model.fusion": f"{PACKAGE}.fusion:Scaled"},
+            ["are both your own", "Remove one of them"],
+        ),
         ({"loss.extra": {f"{PACKAGE}.losses:shrnk": 0.1}}, ["no 'shrnk'"]),
         ({"loss.extra": {f"{PACKAGE}.losses:shrink": 0}}, ["wanted a weight above 0"]),
         (

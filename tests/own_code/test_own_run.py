@@ -81,6 +81,7 @@ def test_an_exported_model_asks_for_trust(study, small_root, tmp_path):
     with pytest.raises(ConfigError, match="add --trust-code if you trust it"):
         Predictor.load(out, "cpu")
     answer = Predictor.load(out, "cpu", trust_code=True).predict(text="it is even")
+    assert not list(out.rglob("__pycache__"))  # it would not be what a reader of the code sees
     assert len(answer.tasks["digit"].probabilities) == 10
     (out / "own_code" / PACKAGE / "net.py").write_text("print('changed')\n")
     with pytest.raises(ConfigError, match="has changed since the export"):

@@ -14,7 +14,7 @@ from login_study import tree
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.runs import snapshot
-from furnace_hpc.runs.code import PACKAGE
+from furnace_hpc.runs.code import DECIDING, PACKAGE
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.snapshot import check_snapshot, source, take_snapshot
 
@@ -269,3 +269,10 @@ def test_checkout_of_root_or_another_user(copy, owner, is_trusted):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode == 0) == is_trusted, done.stderr
     assert is_trusted or "belongs to user" in done.stderr
+
+
+def test_files_that_change_a_network_decide_results():
+    """Results of another table of encoder families are stale."""
+    for name in ("config/encoder_families.py", "config/own_code/arguments.py"):
+        assert name in DECIDING
+        assert (PACKAGE / name).is_file()

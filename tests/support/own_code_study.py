@@ -6,9 +6,13 @@ import yaml
 
 NET = '''"""Networks."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 from torch.nn import functional
+
+from study_code.enc import Rows
 
 
 class MyNet(nn.Module):
@@ -86,6 +90,16 @@ class Skips(MyNet):
         return output
 
 
+class NoImages(MyNet):
+    """It reads images without an encoder of Furnace."""
+
+    def __init__(self, context):
+        own = {"image": Rows(context)}
+        super().__init__(
+            replace(context, make_encoder=lambda m: own.get(m) or context.make_encoder(m))
+        )
+
+
 class Peeks(MyNet):
     """Keeps what it saw before, so that an absent value can come back."""
 
@@ -134,6 +148,18 @@ class Rows(nn.Module):
     def forward(self, values, length_B):
         rows = values.transpose(1, 2).flatten(2)
         return self.layer(rows) * self.scale, torch.ones(rows.shape[:2], dtype=torch.bool)
+
+
+class Means(nn.Module):
+    """The mean of an image, without a parameter."""
+
+    def __init__(self, context):
+        super().__init__()
+        self.width = context.width
+
+    def forward(self, values, length_B):
+        means = values.mean((1, 2, 3)).view(-1, 1, 1) * torch.arange(self.width).to(values.dtype)
+        return means, torch.ones(means.shape[:2], dtype=torch.bool)
 '''
 LOSSES = '''"""Terms of the loss, and metrics."""
 

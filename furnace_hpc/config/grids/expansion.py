@@ -22,6 +22,7 @@ from furnace_hpc.config.grids.own_code import with_own_code
 from furnace_hpc.config.grids.row import GridRow, runs_on
 from furnace_hpc.config.grids.tune import check_row
 from furnace_hpc.config.identity import identity_hash
+from furnace_hpc.config.metrics import is_one_of
 from furnace_hpc.config.parsing.lookup import find_file, read_json
 from furnace_hpc.config.parsing.source_text import Entry, SourceText
 from furnace_hpc.config.parsing.validation import MAX_PROBLEMS, Find, group_by_row, validate
@@ -286,9 +287,7 @@ def _check_rows(grid: Grid, rows: list[GridRow]) -> None:
     first: dict[str, str] = {}  # identity -> row
     for row in rows:
         try:
-            for metric in (grid.metric, *grid.more_metrics):
-                config, own = row.config, row.config.evaluation.own_metrics
-                check_metric(metric, config.tasks, config.model.modalities, own=own)
+            _check_metrics(grid, row.config)
         except ConfigError as error:
             raise ConfigError(f"grid {grid.name!r}, row {row.name!r}: {error}") from None
         key = identity_hash(row.config, " ".join(source_rows(row)))
@@ -300,6 +299,18 @@ def _check_rows(grid: Grid, rows: list[GridRow]) -> None:
             )
 
 
+def _check_metrics(grid: Grid, config: TrainConfig) -> None:
+    """Check that a row has the table's metrics, and that their better direction is known."""
+    own = config.evaluation.own_metrics
+    for metric in (grid.metric, *grid.more_metrics):
+        check_metric(metric, config.tasks, config.model.modalities, own=own)
+    if is_one_of(grid.metric, own) and "direction" not in grid.model_fields_set:
+        raise ConfigError(
+            f"metric {grid.metric!r} is of your own code, so its better values are not known. "
+            f"Add direction: max or direction: min to the grid"
+        )
+
+
 def _check_tuned(grid: Grid, rows: list[GridRow]) -> None:
     """Check that every row can be tuned in the same way."""
     if grid.tune is None:
@@ -309,6 +320,12 @@ def _check_tuned(grid: Grid, rows: list[GridRow]) -> None:
             check_row(grid.tune, row.name, row.overrides, grid.settings)
             own = row.config.evaluation.own_metrics
             check_metric(grid.tuning_metric, row.config.tasks, splits=("val",), own=own)
+            name = grid.tuning_metric.rpartition("/")[2]
+            if is_one_of(name, own) and not is_one_of(grid.metric, {name}):
+                raise ConfigError(
+                    f"metric {grid.tuning_metric!r} is of your own code, and the grid's direction "
+                    f"is that of {grid.metric!r}. Tune with the same metric or a built-in one"
+                )
         except ConfigError as error:
             raise ConfigError(f"grid {grid.name!r}, tune, row {row.name!r}: {error}") from None
 

@@ -251,6 +251,11 @@ class Grid(Config):
         _, _, rest = self.metric.partition("/")
         return f"val/{rest.partition('@')[0]}"
 
+    @property
+    def tuning_direction(self) -> Direction:
+        """Better values of the tuning metric. An own metric has the direction of the table's."""
+        return metric_direction(self.tuning_metric) or self.direction
+
     def rows(self) -> dict[str, Overrides]:
         """Row name -> overrides, before axes and zip.
 

@@ -1,13 +1,11 @@
 """Rows that start from the weights of other rows (`init_from`): check them, and name their runs."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.grids.row import GridRow, runs_on
-from furnace_hpc.config.identity import identity
+from furnace_hpc.config.identity import identity_sha256
 from furnace_hpc.config.sections.initial_weights import InitialWeights
 from furnace_hpc.config.train_config import RunSpec
 
@@ -33,6 +31,9 @@ def check_sources(grid: Grid, rows: Sequence[GridRow]) -> None:
             raise _error(grid, "", f"sources contains {name!r}, which is not a row", name, named)
         if name == grid.reference:
             raise _error(grid, "", f"sources contains the reference {name!r}. Remove it")
+        if name in grid.sanity:
+            problem = f"{name!r} is in sources and in sanity, and the table leaves out sources"
+            raise _error(grid, "", f"{problem}. Remove it from one of them")
     given = {name for row in rows for name in source_rows(row)}
     unused = [name for name in grid.sources if name not in given]
     if unused:
@@ -84,9 +85,8 @@ def _pack_of(row: GridRow, wanted: str) -> str:
 
 
 def _identity(run: RunSpec) -> str:
-    """A hash of all that decides a run's numbers. A run id has only 8 digits of another one."""
-    content = json.dumps([identity(run.config), run.data_fingerprint], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    """A hash of all that decides a run's numbers. A run id has only 8 digits of it."""
+    return identity_sha256(run.config, run.data_fingerprint)
 
 
 def _check_source(grid: Grid, row: GridRow, source: InitialWeights, rows: Rows) -> None:

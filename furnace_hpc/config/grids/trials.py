@@ -12,7 +12,6 @@ from furnace_hpc.config.grids.expansion import with_values
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.grids.row import GridRow, runs_on
 from furnace_hpc.config.grids.tune import Values, draw_values
-from furnace_hpc.config.metrics import checked_direction
 from furnace_hpc.config.train_config import TRIAL, RunSpec, run_ids
 
 NOT_CHOSEN = "values not chosen yet"  # instead of a fingerprint, so that no run has the id
@@ -61,7 +60,7 @@ class Trials:
         """A hash of what decides the choice: metric, direction, and the identity of every run."""
         metric = self.grid.tuning_metric
         hashes = [[run_id.rsplit("-", 2)[1:] for run_id in ids] for ids in self.run_ids]
-        content = json.dumps([metric, checked_direction(metric, None), hashes])
+        content = json.dumps([metric, self.grid.tuning_direction, hashes])
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from furnace_hpc.config.base import ADDED_LATER, NOT_IDENTITY, Config
-from furnace_hpc.config.metrics import METRICS
+from furnace_hpc.config.metrics import METRICS, Direction
 from furnace_hpc.config.own_code.references import ImportPath, short_names
 
 
@@ -26,6 +26,11 @@ class EvaluationConfig(Config):
         default=None,
         description="val/<task>/<metric> [of the first task, by its kind: accuracy, map, qwk or "
         "mae]",
+    )
+    direction: Direction | None = Field(
+        default=None,
+        json_schema_extra=ADDED_LATER,
+        description="max or min: better values of `metric`, if it is your own [the metric's]",
     )
     frames: Literal["middle", "mean"] = Field(
         default="middle",

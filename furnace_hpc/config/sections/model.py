@@ -144,6 +144,11 @@ class ModelConfig(Config):
     def _own_code(self) -> "ModelConfig":
         if self.network_args and self.network is None:
             raise ValueError("network_args are for your own network. Add network, or remove them")
+        if self.network is not None and is_import_path(self.fusion):
+            raise ValueError(
+                f"network and fusion {self.fusion} are both your own, and a network has no other "
+                "fusion. Remove one of them"
+            )
         if self.fusion_args and not is_import_path(self.fusion):
             raise ValueError(
                 f"fusion_args are for your own fusion, and fusion is {self.fusion}. Remove them"

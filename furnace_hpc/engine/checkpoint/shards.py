@@ -124,6 +124,9 @@ def whole_weights(folder: Path) -> dict[str, Tensor]:
     for name in shards.frozen.shapes:
         whole[name] = shards.frozen.read(name).clone()
     whole |= {name: value.clone() for name, value in shards.buffers().items()}
+    # Second names of parameters, such as those of tied weights.
+    for name, first in dict(shards.model.get("shared_params") or {}).items():
+        whole[name] = whole[first].clone()
     return {name: value.detach() for name, value in whole.items()}
 
 

@@ -16,7 +16,9 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     A model with one group has no extra keys in it.
     """
     multipliers = rate_multipliers(encoders_of(model), config.model)
-    without_decay = _without_decay(model, config.optimizer.no_decay)
+    without_decay = set[str]()
+    if config.optimizer.weight_decay:  # else all are alike
+        without_decay = _without_decay(model, config.optimizer.no_decay)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -22,8 +22,12 @@ def hold_back(
     def state_of(run_id: str) -> str:
         if run_id in known:
             return _planned_state(known[run_id])
-        if get_status(folder.run(run_id)).state is RunState.DONE:
-            return ""
+        status = get_status(folder.run(run_id))
+        match status.state:
+            case RunState.DONE:
+                return ""
+            case RunState.FAILED:
+                return f"failed: {status.reason}"
         return "not done. Choose its row too"
 
     found = []

@@ -69,7 +69,8 @@ class OwnEncoder(nn.Module):
         The module does not get `second_B`, the places of the second texts of pairs.
         """
         if values.is_floating_point():
-            values = values.to(next(self.parameters()).dtype)
+            first = next(self.parameters(), values)  # an encoder may have no parameters
+            values = values.to(first.dtype)
         output = self.module(values, length_B)
         if not (isinstance(output, tuple) and len(output) == 2):
             problem = f"forward returns (tokens, mask). It returned {type(output).__name__}"

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.own_code.references import Reference
+from furnace_hpc.config.sections.encoder import EncoderConfig
 from furnace_hpc.config.sections.loss import LossConfig
 from furnace_hpc.config.sections.model import ModelConfig
 from furnace_hpc.model.encoders.choice import make_encoder
@@ -74,8 +76,21 @@ class OwnNetwork(Network):
         )
         reference = Reference("network", "model.network", self._path, config.network_args)
         self.module = make_module(reference, context)
+        self._check_encoders(config, made)
         self._made = made  # a plain dict: the module has registered them
         self._add_loss_heads(config, num_classes, loss, ordinal)
+
+    def _check_encoders(self, config: ModelConfig, made: Mapping[str, nn.Module]) -> None:
+        """Raise ConfigError if the config has settings of an encoder that the module lacks."""
+        for name in config.modalities:
+            is_set = config.encoder(name) != EncoderConfig()
+            is_set |= getattr(config, f"{name}_weights", None) is not None
+            if is_set and name not in made:
+                raise ConfigError(
+                    f"the config sets the {name} encoder (model.{name} or model.{name}_weights), "
+                    f"and {self._path} does not use it. Call context.make_encoder({name!r}) in "
+                    f"__init__, or remove the settings"
+                )
 
     def furnace_encoders(self) -> Mapping[str, nn.Module]:
         """Modality -> the encoder that the module has asked Furnace for."""

@@ -8,7 +8,6 @@ from typing import Any
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.grids.trials import Trials, Tuned, as_text
 from furnace_hpc.config.grids.tune import Tune
-from furnace_hpc.config.metrics import checked_direction
 from furnace_hpc.runs.records.choice import Choice, Tried
 from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.reading.cache import Records
@@ -98,7 +97,7 @@ def read_tuning(
         of_row = dict.fromkeys([*own, *before])
         ids.update(of_row)
         tuned[name] = TunedRow(name, choices, len(of_packs), _spent(list(of_row), records))
-    metric = Metric(grid.tuning_metric, checked_direction(grid.tuning_metric, None))
+    metric = Metric(grid.tuning_metric, grid.tuning_direction)
     return Tuning(grid.tune, metric, tuned, frozenset(ids), tuple(undecided))
 
 
