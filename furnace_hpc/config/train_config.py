@@ -6,9 +6,9 @@ A field marked `identity: False` changes where or how often something is written
 from collections.abc import Sequence
 from fractions import Fraction
 from math import ceil
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from furnace_hpc.config.base import (
     ADDED_LATER,
@@ -32,9 +32,9 @@ from furnace_hpc.config.metrics import (
     metric_names,
     split_target,
 )
-from furnace_hpc.config.parsing.numbers import wanted_number
 from furnace_hpc.config.sections.augment import AugmentConfig
 from furnace_hpc.config.sections.average import EmaConfig
+from furnace_hpc.config.sections.batch import AUTO, MicroBatchSize
 from furnace_hpc.config.sections.data import DataConfig
 from furnace_hpc.config.sections.evaluation import EarlyStoppingConfig, EvaluationConfig
 from furnace_hpc.config.sections.initial_weights import Sources
@@ -49,24 +49,7 @@ from furnace_hpc.config.sections.resources import Resources
 from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.config.seeds import combined_seed
 
-AUTO = "auto"  # of micro_batch_size: chosen by the engine
 UNKNOWN_STEPS = 0  # of a config with `epochs`, while the size of the train split is not known
-
-
-def _micro_batch_size(value: Any) -> Any:
-    """Validate a micro-batch size, so that an error has one reason."""
-    if value is None or value == AUTO:
-        return value
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{wanted_number('micro_batch_size', value)}, or auto")
-    if value < 1:
-        raise ValueError(f"micro_batch_size is {value}. Use at least 1, or auto")
-    return value
-
-
-MicroBatchSize = Annotated[int | Literal["auto"] | None, BeforeValidator(_micro_batch_size)]
 
 
 class TrainConfig(Config):

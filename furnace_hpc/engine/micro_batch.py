@@ -19,7 +19,8 @@ import torch
 import torch.distributed as dist
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.train_config import AUTO, TrainConfig
+from furnace_hpc.config.sections.batch import AUTO
+from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.data.loading.batches import Batch, BatchReader
 from furnace_hpc.engine.deepspeed_engine import Engine
 from furnace_hpc.engine.meters import memory_gib

@@ -10,13 +10,8 @@ import torch
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Manifest, origin_of
 from furnace_hpc.config.preprocessing.fit import check_fit
-from furnace_hpc.config.train_config import (
-    AUTO,
-    RunSpec,
-    TrainConfig,
-    accumulation_steps,
-    with_steps,
-)
+from furnace_hpc.config.sections.batch import AUTO
+from furnace_hpc.config.train_config import RunSpec, TrainConfig, accumulation_steps, with_steps
 from furnace_hpc.data.columns import Columns, open_columns
 from furnace_hpc.data.loading.augment import Augmenter
 from furnace_hpc.data.loading.batches import BatchReader
