@@ -19,6 +19,7 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid, load_grid, select_names, with_settings
+from furnace_hpc.config.grids.initial_weights import check_folders
 from furnace_hpc.config.grids.row import GridRow
 from furnace_hpc.config.grids.trials import row_of
 from furnace_hpc.config.parsing.lookup import data_root, find_shipped, runs_root
@@ -190,7 +191,9 @@ def _check_data(options: Options, rows: list[GridRow]) -> dict[str, str]:
 
     It may pack the default data set, so it is the last of the checks.
     """
-    models = (row.config.model for row in rows if row.name in options.variants)
+    chosen = [row for row in rows if row.name in options.variants]
+    check_folders(chosen)
+    models = (row.config.model for row in chosen)
     # Lines of `setup` may give the jobs another hub cache.
     check_pretrained(models, may_lack=bool(options.profile.setup))
     metrics = (options.grid.metric, *options.grid.more_metrics)

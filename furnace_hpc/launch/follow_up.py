@@ -89,7 +89,10 @@ def plan_next_stage(
         held = [run for run in expand(grid, fingerprints, rows) if run.config.init_from]
         specs = [run for run in held if (run.variant, str(run.config.seed)) in wanted]
         plan = make_plan(grid, specs, profile, folder, choices)
-        return replace(plan, scope=newest if plan.num_later else None)
+        # `remaining_rows` has decided about those that these submissions started.
+        begun = {row.run_id for found, _ in scopes for row in found.rows if row.to_do}
+        runs = [run for run in plan.runs if not (run.action.resumes and run.folder.run_id in begun)]
+        return replace(plan, runs=tuple(runs), scope=newest if plan.num_later else None)
     stage = next_stage(
         grid,
         rows,

@@ -8,6 +8,7 @@ from tables_study import GRID
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.grids.initial_weights import check_folders
 from furnace_hpc.config.identity import identity_sha256
 from furnace_hpc.config.train_config import RunSpec, run_ids
 
@@ -153,3 +154,18 @@ def test_a_later_key_with_its_default_changes_no_id():
 def test_a_source_cannot_be_a_sanity_row():
     with pytest.raises(ConfigError, match="'text' is in sources and in sanity"):
         expand_rows(study(sources=["text"], sanity=["text"]))
+
+
+def test_missing_folders_are_named_before_submission(tmp_path):
+    run, model = tmp_path / "run", tmp_path / "model"
+    sources = [{"run": str(run)}, {"model": str(model), "parts": ["fusion"]}]
+    rows = expand_rows(study(ROWS | {"more": {"init_from": sources}}))
+    with pytest.raises(ConfigError) as error:
+        check_folders(rows)
+    first, second = str(error.value).splitlines()
+    assert f"init_from.run '{run}' is no finished run" in first
+    assert f"init_from.model '{model}' is no exported model" in second
+    for folder, name in ((run, "result.json"), (model, "config.json")):
+        folder.mkdir()
+        (folder / name).write_text("{}")
+    check_folders(rows)

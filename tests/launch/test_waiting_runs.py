@@ -13,11 +13,12 @@ from furnace_hpc.config.grids.expansion import expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.engine.checkpoint.shards import whole_weights
+from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.follow_up import plan_next_stage
 from furnace_hpc.launch.planning.plan import Action, Plan
 from furnace_hpc.launch.submission import read_scope, write_submission
 from furnace_hpc.monitor.run_status import observe
-from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.state import read_status
 from furnace_hpc.submit import Options, make_plan_of
 
@@ -65,6 +66,16 @@ def specs() -> dict[str, RunSpec]:
     return {f"{run.variant}-{run.config.seed}": run for run in expand(grid(), PRINTS)}
 
 
+def interrupt(spec: RunSpec, folder: GridFolder) -> None:
+    """Write the run folder of a run that was stopped after some steps."""
+    run = folder.run(spec.run_id)
+    write_atomically(run.spec, spec.model_dump_json())
+    number = lifecycle.begin(str(run.path), {})
+    record = lifecycle.read_attempt(str(run.path), number)
+    times = {"start_unix_s": 1000.0, "end_unix_s": 1036.0}
+    write_json(run.attempt(number), record | times | {"reason": "stopped", "step": 2})
+
+
 def reasons(found: Plan) -> dict[str, str]:
     return {run.spec.variant: run.why for run in found.runs if run.action is Action.WAIT}
 
@@ -94,6 +105,37 @@ def test_a_failed_source_holds_its_rows_back(tmp_path):
     why = next(run.why for run in found.runs if run.spec.run_id == specs()["fused-0"].run_id)
     assert why.startswith(f"needs the weights of {run['text-0'].run_id} (failed: ")
     assert "the loss is nan" in why
+
+
+def test_a_failure_is_named_through_a_chain(tmp_path):
+    folder, run = GridFolder(tmp_path / "study"), specs()
+    fail(run["text-0"], folder, "FloatingPointError: the loss is nan")
+    found = {one.spec.run_id: one.why for one in plan(tmp_path).runs}
+    middle, first = run["fused-0"].run_id, run["text-0"].run_id
+    assert found[run["tuned-0"].run_id].startswith(
+        f"needs the weights of {middle} (needs the weights of {first} (failed: "
+    )
+
+
+def test_a_run_that_resumes_waits_too(tmp_path):
+    """Each of its attempts reads the source, which is trained again or was moved away."""
+    folder, run = GridFolder(tmp_path / "study"), specs()
+    interrupt(run["fused-0"], folder)
+    assert actions(plan(tmp_path))["fused-0"] == Action.WAIT.value
+    finish(run["text-0"], folder)
+    assert actions(plan(tmp_path))["fused-0"] == Action.RESUME.value
+
+
+def test_a_follow_up_job_retries_no_run_twice(tmp_path):
+    """Whether a run that it started is retried was decided before, by the profile's `retries`."""
+    tmp_path.chmod(0o700)
+    folder, run = GridFolder(tmp_path / "study"), specs()
+    finish(run["text-0"], folder)
+    first = write_submission(plan(tmp_path))
+    interrupt(run["fused-0"], folder)
+    found = plan_next_stage(first, folder, observe(folder))
+    assert found is not None
+    assert run["fused-0"].run_id not in {one.spec.run_id for one in found.to_do}
 
 
 def test_a_source_that_is_not_chosen_is_named(tmp_path):

@@ -85,6 +85,16 @@ def test_the_copy_of_a_grid_needs_no_files(tmp_path):
         ),
         ({"model.fusion": "concatt"}, ["did you mean 'concat'?", "package.module:Name"]),
         ({"model.fusion": "concat", "model.fusion_args": {"a": 1}}, ["fusion_args"]),
+        ({"loss.extra": {f"{PACKAGE}.losses:norm": 0.1}}, ["norm is the name of a built-in term"]),
+        (
+            {"loss.extra": {f"{PACKAGE}.losses:shrink": float("inf")}},
+            ["a parameter is inf", "finite number"],
+        ),
+        (NETWORK | {"model.network_args": {"hidden": [1, float("nan")]}}, ["a parameter is nan"]),
+        (
+            {"evaluation.extra": {f"{PACKAGE}.losses:error_rate": {"percent": float("inf")}}},
+            ["a parameter is inf"],
+        ),
         (
             NETWORK | {"model.fusion": f"{PACKAGE}.fusion:Scaled"},
             ["are both your own", "Remove one of them"],

@@ -1,6 +1,7 @@
 """Rows that start from the weights of other rows (`init_from`): check them, and name their runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import Grid
@@ -45,6 +46,29 @@ def check_sources(grid: Grid, rows: Sequence[GridRow]) -> None:
             _check_source(grid, row, source, named)
     for row in rows:
         _check_circle(grid, [row.name], named)
+
+
+def check_folders(rows: Iterable[GridRow]) -> None:
+    """Check that the runs and models that `init_from` names are there.
+
+    Raises:
+        ConfigError: a line for each folder that is missing, or is not finished.
+    """
+    sources = dict.fromkeys(source for row in rows for source in row.config.init_from)
+    problems = []
+    for source in sources:
+        if source.run and not (Path(source.run) / "result.json").is_file():
+            problems.append(
+                f"init_from.run {source.run!r} is no finished run: it has no result.json. Correct "
+                f"the path, or finish that run first"
+            )
+        if source.model and not (Path(source.model) / "config.json").is_file():
+            problems.append(
+                f"init_from.model {source.model!r} is no exported model: it has no config.json. "
+                f"Correct the path, or make one with `furnace export`"
+            )
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def with_sources(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator
@@ -64,6 +65,33 @@ def import_path(text: str) -> str:
 
 
 ImportPath = Annotated[str, AfterValidator(import_path)]
+
+
+def _check_plain(value: Any) -> None:
+    """Raise ValueError unless JSON has this value. A run reads its arguments from JSON."""
+    match value:
+        case dict():
+            for part in value.values():
+                _check_plain(part)
+        case list() | tuple():
+            for part in value:
+                _check_plain(part)
+        case None | bool() | int() | str():
+            pass
+        case float() if isfinite(value):
+            pass
+        case _:
+            raise ValueError(
+                f"a parameter is {short(str(value))}. Write text, true, false, or a finite number"
+            )
+
+
+def _plain_values(arguments: dict[str, Any]) -> dict[str, Any]:
+    _check_plain(arguments)
+    return arguments
+
+
+Arguments = Annotated[dict[str, Any], AfterValidator(_plain_values)]
 WEIGHT = "weight"  # key of an entry of `loss.extra` with parameters
 
 
@@ -72,6 +100,7 @@ def _loss_term(value: Any) -> Any:
     weight = value.get(WEIGHT) if isinstance(value, dict) else value
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0:
         raise ValueError("wanted a weight above 0, or {weight: 0.1, PARAMETER: VALUE}")
+    _check_plain(value)
     return value if isinstance(value, dict) else float(weight)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from furnace_hpc.config.base import ADDED_LATER, Config, no_duplicates
-from furnace_hpc.config.own_code.references import is_import_path
+from furnace_hpc.config.own_code.references import Arguments, is_import_path
 
 
 def _freeze(value: Any) -> Any:
@@ -123,7 +123,7 @@ class EncoderConfig(Config):
                 return key
         return ""
 
-    encoder_args: dict[str, Any] = Field(
+    encoder_args: Arguments = Field(
         default={},
         json_schema_extra=ADDED_LATER,
         description="parameter -> value, if encoder is your own: package.module:Class of the "

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from furnace_hpc.config.base import ADDED_LATER, NOT_IDENTITY, Config
 from furnace_hpc.config.metrics import METRICS, Direction
-from furnace_hpc.config.own_code.references import ImportPath, short_names
+from furnace_hpc.config.own_code.references import Arguments, ImportPath, short_names
 
 
 class EvaluationConfig(Config):
@@ -37,7 +37,7 @@ class EvaluationConfig(Config):
         description="frames of a clip. middle: its middle frame; mean: all frames, and the mean of "
         "their probabilities is scored",
     )
-    extra: dict[ImportPath, dict[str, Any]] = Field(
+    extra: dict[ImportPath, Arguments] = Field(
         default={},
         max_length=20,
         json_schema_extra=ADDED_LATER,

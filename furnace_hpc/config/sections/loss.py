@@ -5,6 +5,9 @@ from pydantic import Field, field_validator
 from furnace_hpc.config.base import ADDED_LATER, Config
 from furnace_hpc.config.own_code.references import ImportPath, LossTerm, short_names
 
+# The names of terms in the metrics, and that of their sum.
+BUILT_IN = frozenset({"loss", "consistency", "norm", "info_nce", "vicreg", "unimodal"})
+
 
 class LossConfig(Config):
     """Loss: sum of weight x task loss, + alpha x consistency, + beta x norm, + other terms."""
@@ -82,7 +85,9 @@ class LossConfig(Config):
     @field_validator("extra")
     @classmethod
     def _different_names(cls, extra: dict[str, LossTerm]) -> dict[str, LossTerm]:
-        short_names(extra)
+        for name in short_names(extra):
+            if name in BUILT_IN:
+                raise ValueError(f"{name} is the name of a built-in term. Rename the function")
         return extra
 
     @property

@@ -9,6 +9,7 @@ from furnace_hpc.config.encoder_families import RANDOM, families_of
 from furnace_hpc.config.errors import nearest
 from furnace_hpc.config.own_code.references import (
     IMPORT_PATH,
+    Arguments,
     ImportPath,
     is_import_path,
     name_or_import_path,
@@ -44,7 +45,7 @@ class ModelConfig(Config):
         description="your own network, as package.module:Class of the grid's `code` [encoders, "
         "fusion and heads, as the other keys say]",
     )
-    network_args: dict[str, Any] = Field(
+    network_args: Arguments = Field(
         default={},
         json_schema_extra=ADDED_LATER,
         description="parameter -> value, for your own network",
@@ -54,7 +55,7 @@ class ModelConfig(Config):
         description="how features of modalities are combined: concat, gated, low_rank, "
         "cross_attention, bottleneck, or package.module:Class of the grid's `code`",
     )
-    fusion_args: dict[str, Any] = Field(
+    fusion_args: Arguments = Field(
         default={},
         json_schema_extra=ADDED_LATER,
         description="parameter -> value, for your own fusion",

@@ -15,13 +15,14 @@ def hold_back(
 ) -> list[PlannedRun]:
     """The planned runs, where those whose sources are not done wait.
 
-    A run that has begun has its weights, so it does not wait.
+    So do those that would resume, because each attempt reads its sources.
     """
     known = {run.folder.run_id: run for run in planned}
 
     def state_of(run_id: str) -> str:
         if run_id in known:
-            return _planned_state(known[run_id])
+            source = known[run_id]
+            return (source.to_do and why_of(source)) or _planned_state(source)
         status = get_status(folder.run(run_id))
         match status.state:
             case RunState.DONE:
@@ -30,14 +31,14 @@ def hold_back(
                 return f"failed: {status.reason}"
         return "not done. Choose its row too"
 
-    found = []
-    for run in planned:
-        if run.action in (Action.START, Action.RESTART):
-            names = [source.run_id for source in run.spec.config.init_from if source.run_id]
-            if why := _reason({name: state for name in names if (state := state_of(name))}):
-                run = replace(run, action=Action.WAIT, why=why)
-        found.append(run)
-    return found
+    def why_of(run: PlannedRun) -> str:
+        names = [source.run_id for source in run.spec.config.init_from if source.run_id]
+        return _reason({name: state for name in names if (state := state_of(name))})
+
+    return [
+        replace(run, action=Action.WAIT, why=why) if run.to_do and (why := why_of(run)) else run
+        for run in planned
+    ]
 
 
 def _planned_state(source: PlannedRun) -> str:
