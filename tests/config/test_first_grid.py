@@ -3,7 +3,6 @@
 import re
 
 import pytest
-from furnace_hpc.launch.dataset_checks import _check_target
 from login_study import pack
 
 from furnace_hpc.config.errors import ConfigError
@@ -12,6 +11,7 @@ from furnace_hpc.config.grids.first_grid import MIN_STEPS, FirstGrid
 from furnace_hpc.config.grids.grid import read_grid
 from furnace_hpc.config.manifest import Manifest, read_manifest
 from furnace_hpc.config.train_config import with_steps
+from furnace_hpc.launch.planning.dataset_checks import _check_target
 
 SINGLE = {"kind": "single_label", "classes": ["bad", "good"]}
 MULTI = {"kind": "multi_label", "classes": ["a", "b", "c"]}
