@@ -156,7 +156,7 @@ def test_a_clip_has_all_its_frames(tmp_path):
             pass
 
     store = JpegStore(size=28, stored_size=32)
-    renderer = Renderer(render_clip, blank, ("text", "image"), store)
+    renderer = Renderer(render_clip, blank, ("text", "image"), jpeg=store)
     made = _render_chunk(Chunk("train", 0, range(4)), renderer, Watch())
     ends = made.columns["image_end"]
     assert ends.shape == (4, 3)
