@@ -56,7 +56,8 @@ def resumes(options: argparse.Namespace) -> None:
 def make_run(options: argparse.Namespace, name: str, changes: dict[str, Any]) -> Path:
     """A run folder below the check's temporary folder."""
     from furnace_hpc.config.parsing.lookup import find_file, read_json
-    from furnace_hpc.config.train_config import Resources, RunSpec, TrainConfig
+    from furnace_hpc.config.sections.resources import Resources
+    from furnace_hpc.config.train_config import RunSpec, TrainConfig
     from furnace_hpc.host import lifecycle
 
     model = {"width": 192, "num_heads": 3, "feedforward": 768, "text_layers": 4}

@@ -21,7 +21,8 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.deepspeed_file import DeepSpeedFile
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.metrics import CONSISTENCY, DESCRIPTIONS, METRICS, metric_direction
-from furnace_hpc.config.train_config import Resources, TrainConfig
+from furnace_hpc.config.sections.resources import Resources
+from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.runs.state import END_REASONS
 
 PAGES = Path(__file__).parent / "reference"

@@ -10,7 +10,15 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.parsing.numbers import whole_number
 from furnace_hpc.console.progress_bar import progress_bar
 from furnace_hpc.data.packing.instructions import fix_instructions
-from furnace_hpc.data.packing.pack_command import choice, knobs_of, pack_plan, run
+from furnace_hpc.data.packing.pack_command import (
+    ImageStore,
+    StoredSize,
+    choice,
+    knobs_of,
+    pack_plan,
+    run,
+    stored_size_of,
+)
 from furnace_hpc.data.table import command as table_command
 
 _WIDE = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -191,6 +199,8 @@ def mmimdb(
         str, typer.Option(help="Which of a movie's plots: longest, first or joined.")
     ] = "longest",
     image_size: Size = 224,
+    image_store: ImageStore = "pixels",
+    image_stored_size: StoredSize = None,
     image_fit: Fit = "crop",
     image_filter: Filter = "bicubic",
     require: Require = None,
@@ -204,7 +214,8 @@ def mmimdb(
     from furnace_hpc.data.packing.required_modalities import require_modalities
     from furnace_hpc.data.sets.mmimdb import HDF5_FILE, MovieKnobs, plan_raw
 
-    image = knobs_of(ImageKnobs, "image-", size=image_size, fit=image_fit, filter=image_filter)
+    size = stored_size_of(image_store, image_size, image_stored_size)
+    image = knobs_of(ImageKnobs, "image-", size=size, fit=image_fit, filter=image_filter)
     knobs = MovieKnobs(
         image, tokenizer, max_tokens, choice("--plot", plot, ("longest", "first", "joined"))
     )
@@ -218,6 +229,8 @@ def mmimdb(
     else:
         plan = plan_raw(source, knobs)
     plan = require_modalities(plan, tuple(require or ()))
+    if image_store == "jpeg":
+        plan = plan.as_jpeg(image_size)
     pack_plan(plan, out, workers=workers, max_refused=max_refused, force=force, verify=verify)
 
 
@@ -286,6 +299,8 @@ def audioset(
         str, typer.Option(help="Stereo to mono: mean, or first as in CAV-MAE.")
     ] = "mean",
     image_size: Size = 224,
+    image_store: ImageStore = "pixels",
+    image_stored_size: StoredSize = None,
     image_fit: Fit = "crop",
     image_filter: Filter = "bicubic",
     require: Require = None,
@@ -309,13 +324,16 @@ def audioset(
         window=window,
         channels=channels,
     )
-    image = knobs_of(ImageKnobs, "image-", size=image_size, fit=image_fit, filter=image_filter)
+    size = stored_size_of(image_store, image_size, image_stored_size)
+    image = knobs_of(ImageKnobs, "image-", size=size, fit=image_fit, filter=image_filter)
     lists = Lists(train_list, val_list, test_list)
     knobs = ClipKnobs(image, sound, num_frames, val_fraction, num_classes)
     plan = plan_audioset(
         source, lists, audio or source / "audio", frames or source / "frames", knobs
     )
     plan = require_modalities(plan, tuple(require or ()))
+    if image_store == "jpeg":
+        plan = plan.as_jpeg(image_size)
     pack_plan(plan, out, workers=workers, max_refused=max_refused, force=force, verify=verify)
 
 

@@ -16,7 +16,8 @@ from furnace_hpc.config.parsing.lookup import (
 )
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.validation import validate
-from furnace_hpc.config.train_config import Resources, TrainConfig
+from furnace_hpc.config.sections.resources import Resources
+from furnace_hpc.config.train_config import TrainConfig
 
 
 def _no_control_characters(text: str) -> str:

@@ -1,11 +1,12 @@
 """Define and read the manifest of a packed data set, without numpy."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.host.regular_file import read_regular
 
 MODALITIES = ("text", "image", "audio", "numbers")
@@ -16,15 +17,39 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class JpegStore(_Frozen):
+    """How images are stored as JPEG files."""
+
+    size: int = Field(description="height and width of an image in a batch")
+    stored_size: int = Field(
+        description="height and width of a stored image. A batch has its middle, or a random crop"
+    )
+    quality: int = Field(default=85, description="libjpeg's quality, 1 to 95")
+    subsampling: Literal["4:2:0", "4:4:4"] = Field(
+        default="4:2:0", description="resolution of the colours"
+    )
+
+
 class Column(_Frozen):
     """One value per sample, all of one type and shape."""
 
-    dtype: str = Field(description="numpy dtype name, as stored")
+    dtype: str = Field(description="numpy dtype name, as the loader reads it")
     shape: tuple[int, ...] = Field(description="shape of one sample's value; () is a scalar")
+    jpeg: JpegStore | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="set if `<split>/<column>.jpeg` has JPEG files one after the other. Then "
+        "`<column>_end` has the byte at which each of them ends",
+    )
+
+
+def column_file(name: str, column: Column) -> str:
+    """Return the name of a column's file."""
+    return f"{name}.jpeg" if column.jpeg else f"{name}.npy"
 
 
 class StoredFile(_Frozen):
-    """One .npy file of one split."""
+    """One file of one split."""
 
     num_bytes: int = Field(description="size of the file in bytes")
     xxh3_128: str = Field(
@@ -84,7 +109,9 @@ class Manifest(_Frozen):
         description="number of samples of each split"
     )
     columns: dict[str, Column] = Field(description="name -> type and shape")
-    files: dict[str, StoredFile] = Field(description="'<split>/<column>.npy' -> size and hash")
+    files: dict[str, StoredFile] = Field(
+        description="'<split>/<column>.npy', or .jpeg -> size and hash"
+    )
     labels: dict[str, Labels] = Field(description="task -> its label column `label.<task>`")
     statistics: dict[str, Statistics] = Field(
         description="modality, or `label.<task>` of a regression -> mean and deviation of the "
@@ -92,6 +119,12 @@ class Manifest(_Frozen):
     )
     vocab_size: int | None = Field(description="number of token ids; None if the set has no text")
     pad_id: int = Field(default=0, description="token id that pads the text column")
+    special_tokens: dict[str, int] = Field(
+        default={},
+        exclude_if=lambda value: not value,
+        description="special token of the tokenizer -> its id, for token dropout. Empty if "
+        "`preprocessing` has the words",
+    )
     image_frames: int | None = Field(
         default=None,
         description="frames of a clip, the first axis of the image column; None if images are "
@@ -107,6 +140,10 @@ class Manifest(_Frozen):
         description="library -> version that packed the columns (not in the fingerprint)"
     )
     fingerprint: str = Field(description="16 hexadecimal digits over the contents of the columns")
+
+    def file_of(self, split: str, column: str) -> str:
+        """Return the path of a column, relative to the pack's folder."""
+        return f"{split}/{column_file(column, self.columns[column])}"
 
     @model_validator(mode="after")
     def _has_number_statistics(self) -> "Manifest":
@@ -136,6 +173,27 @@ def number_names(manifest: Manifest) -> tuple[str, ...]:
     return tuple(str(name) for name in settings.get("columns", ()))
 
 
+class Waveform(NamedTuple):
+    """How a pack stores sounds as 16-bit samples."""
+
+    sample_rate_hz: int
+    normalises: bool
+    """Whether batches have mean 0 and variance 1 per sound."""
+
+    def describe(self) -> str:
+        """Return the settings in a few words."""
+        scale = "mean 0 and variance 1" if self.normalises else "full scale 1"
+        return f"waveforms at {self.sample_rate_hz:,} Hz with {scale}"
+
+
+def waveform_of(manifest: Manifest) -> Waveform | None:
+    """How a pack stores waveforms. None if it stores no sounds, or features of them."""
+    settings = manifest.preprocessing.get("audio")
+    if not isinstance(settings, dict) or settings.get("store") != "waveform":
+        return None
+    return Waveform(int(settings["sample_rate_hz"]), bool(settings["normalises"]))
+
+
 def origin_of(manifest: Manifest) -> PackOrigin | None:
     """Where the samples of a pack were drawn from. None if the manifest does not say it.
 
@@ -159,7 +217,12 @@ def _leak(settings: dict[str, Any]) -> str:
     leak = settings.get("leak")
     if not isinstance(leak, dict):
         return ""
-    return ", ".join(f"{number} {kind}" for kind, number in leak.items())
+    return leak_summary(leak)
+
+
+def leak_summary(kinds: dict[str, int]) -> str:
+    """Return `1 group, 2 image files`: kind of what is in two splits -> how many."""
+    return ", ".join(counted(number, kind.removesuffix("s")) for kind, number in kinds.items())
 
 
 def _test_per_train(manifest: Manifest) -> float:

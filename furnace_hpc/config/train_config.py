@@ -6,9 +6,9 @@ A field marked `identity: False` changes where or how often something is written
 from collections.abc import Sequence
 from fractions import Fraction
 from math import ceil
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from furnace_hpc.config.base import (
     ADDED_LATER,
@@ -17,7 +17,6 @@ from furnace_hpc.config.base import (
     NOT_IDENTITY,
     Config,
     Name,
-    Partitions,
     Seed,
 )
 from furnace_hpc.config.deepspeed_file import DeepSpeedFile
@@ -33,7 +32,9 @@ from furnace_hpc.config.metrics import (
     metric_names,
     split_target,
 )
-from furnace_hpc.config.parsing.numbers import wanted_number
+from furnace_hpc.config.sections.augment import AugmentConfig
+from furnace_hpc.config.sections.average import EmaConfig
+from furnace_hpc.config.sections.batch import AUTO, MicroBatchSize
 from furnace_hpc.config.sections.data import DataConfig
 from furnace_hpc.config.sections.evaluation import EarlyStoppingConfig, EvaluationConfig
 from furnace_hpc.config.sections.initial_weights import Sources
@@ -44,27 +45,11 @@ from furnace_hpc.config.sections.optimizer import (
     OptimizerConfig,
     ScheduleConfig,
 )
+from furnace_hpc.config.sections.resources import Resources
 from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.config.seeds import combined_seed
 
-AUTO = "auto"  # of micro_batch_size: chosen by the engine
 UNKNOWN_STEPS = 0  # of a config with `epochs`, while the size of the train split is not known
-
-
-def _micro_batch_size(value: Any) -> Any:
-    """Validate a micro-batch size, so that an error has one reason."""
-    if value is None or value == AUTO:
-        return value
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{wanted_number('micro_batch_size', value)}, or auto")
-    if value < 1:
-        raise ValueError(f"micro_batch_size is {value}. Use at least 1, or auto")
-    return value
-
-
-MicroBatchSize = Annotated[int | Literal["auto"] | None, BeforeValidator(_micro_batch_size)]
 
 
 class TrainConfig(Config):
@@ -74,8 +59,14 @@ class TrainConfig(Config):
     tasks: tuple[TaskConfig, ...] = Field(default=(TaskConfig(name="digit"),), min_length=1)
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
+    augment: AugmentConfig = Field(default=AugmentConfig(), json_schema_extra=ADDED_LATER)
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    ema: EmaConfig | None = Field(
+        default=None,
+        json_schema_extra=ADDED_LATER,
+        description="evaluates, selects and exports a moving average of the weights [off]",
+    )
     evaluation: EvaluationConfig = EvaluationConfig()
     deepspeed: DeepSpeedFile = Field(
         description="the content of a file of ds_configs/. A grid gives its name"
@@ -188,18 +179,40 @@ class TrainConfig(Config):
         self._check_direction()
         self._check_compile()
         self._check_optimizer()
-        for term in self.loss.compares_samples:
+        self._check_mixup()
+        for key in self.needs_micro_batch:
             if self.micro_batch_size == AUTO:
                 raise ValueError(
-                    f"micro_batch_size is auto, and loss.{term} depends on the micro-batch, so "
-                    f"rows could not be compared. Write a number, or remove loss.{term}"
+                    f"micro_batch_size is auto, and {key} depends on the micro-batch, so "
+                    f"rows could not be compared. Write a number, or remove {key}"
                 )
+        for term in self.loss.compares_samples:
             if len(self.model.modalities) < 2:
                 raise ValueError(
                     f"loss.{term} compares modalities, and model.modalities is "
                     f"{list(self.model.modalities)}. Add a modality, or remove loss.{term}"
                 )
         return self
+
+    def _check_mixup(self) -> None:
+        if not self.augment.mixup:
+            return
+        for task in self.tasks:
+            if task.kind == "ordinal":
+                raise ValueError(
+                    f"augment.mixup is for single_label, multi_label and regression, and task "
+                    f"{task.name!r} is ordinal. Remove one of them"
+                )
+        if self.model.network:
+            raise ValueError(
+                "augment.mixup mixes the outputs of encoders, and model.network is your own. "
+                "Remove one of them"
+            )
+        if self.micro_batch_size == 1:
+            raise ValueError(
+                "augment.mixup mixes two samples of a micro-batch, and micro_batch_size is 1. "
+                "Write 2 or more"
+            )
 
     def _check_direction(self) -> None:
         """A metric of own code needs a direction. That of another metric cannot be changed."""
@@ -254,6 +267,14 @@ class TrainConfig(Config):
             )
 
     @property
+    def needs_micro_batch(self) -> tuple[str, ...]:
+        """The keys in use whose effect depends on the size of the micro-batch."""
+        keys = [f"loss.{term}" for term in self.loss.compares_samples]
+        if self.augment.mixup:
+            keys.append("augment.mixup")
+        return tuple(keys)
+
+    @property
     def training_seed(self) -> int:
         """Seed of everything random in training: weights, dropout, order, frames and draws."""
         if self.pack_seed is None:
@@ -276,36 +297,6 @@ class TrainConfig(Config):
     def selection_direction(self) -> Direction:
         """Whether higher (max) or lower (min) values of `selection_metric` are better."""
         return metric_direction(self.selection_metric) or self.evaluation.direction or "max"
-
-
-class Resources(Config):
-    """Resources of a run. They are not part of its identity. None: the cluster profile decides."""
-
-    nodes: int | None = Field(default=None, ge=1, le=10_000, description="nodes of one run")
-    processes_per_node: int | None = Field(
-        default=None, ge=1, le=1024, description="ranks on each node (one per GPU)"
-    )
-    timeout_min: int = Field(default=60, ge=1, description="time limit of one attempt, minutes")
-    partition: Partitions | None = Field(
-        default=None,
-        description="replaces the profile's partition. Of several, comma-separated, Slurm chooses "
-        "one",
-    )
-    max_attempts: int = Field(
-        default=20,
-        ge=1,
-        description="attempts of one run, requeues included, after which it is given up",
-    )
-    max_idle_attempts: int = Field(
-        default=3,
-        ge=1,
-        description="attempts in a row without a new step, after which the run is given up",
-    )
-    max_gpu_hours: float | None = Field(
-        default=None,
-        gt=0,
-        description="GPU-hours of all attempts of one run, after which it is given up [no limit]",
-    )
 
 
 TRIAL = "~"  # between row and number in the name of a trial. No row's name contains it

@@ -1,5 +1,7 @@
 """Read and write columns on disk: `<folder>/manifest.json` and `<folder>/<split>/<column>.npy`.
 
+Images may be stored as JPEG instead, in `<column>.jpeg` (`jpeg_images.py`).
+
 A pack is written beside its folder and renamed into place, so it is never incomplete.
 """
 
@@ -26,6 +28,7 @@ from furnace_hpc.config.manifest import (
     StoredFile,
     read_manifest,
 )
+from furnace_hpc.data.jpeg_images import JpegColumn, file_hash
 from furnace_hpc.host.durable_files import sync, synced_file, write_durably
 from furnace_hpc.host.regular_file import check_regular
 
@@ -51,12 +54,20 @@ class Columns:
     manifest: Manifest
     folder: Path
 
-    def split(self, name: str) -> dict[str, Array]:
-        """Return the columns of a split as read-only memory maps, first axis = sample."""
-        return {
-            column: map_file(self.folder / name / f"{column}.npy")
-            for column in self.manifest.columns
-        }
+    def split(self, name: str) -> dict[str, Any]:
+        """Return the columns of a split as read-only memory maps, first axis = sample.
+
+        A column of JPEG files is a `JpegColumn`.
+        """
+        columns: dict[str, Any] = {}
+        for column, described in self.manifest.columns.items():
+            path = self.folder / self.manifest.file_of(name, column)
+            if described.jpeg:
+                ends = map_file(self.folder / name / f"{column}_end.npy")
+                columns[column] = JpegColumn(path, ends, described)
+            else:
+                columns[column] = map_file(path)
+        return columns
 
 
 def open_columns(folder: Path, *, verify: bool = False) -> Columns:
@@ -72,8 +83,9 @@ def open_columns(folder: Path, *, verify: bool = False) -> Columns:
     manifest = read_manifest(folder)
     for split, num_samples in manifest.splits.items():
         for name, column in manifest.columns.items():
-            stored = manifest.files.get(f"{split}/{name}.npy")
-            _check_file(folder / split / f"{name}.npy", stored, column, num_samples, verify)
+            path = manifest.file_of(split, name)
+            stored = manifest.files.get(path)
+            _check_file(folder / path, stored, column, num_samples, verify)
     return Columns(manifest, folder)
 
 
@@ -86,6 +98,10 @@ def _check_file(
     num_bytes = path.stat().st_size
     if num_bytes != stored.num_bytes:
         raise _damaged(path, f"{num_bytes} bytes", f"{stored.num_bytes} bytes")
+    if column.jpeg:
+        if verify and (found := file_hash(path)) != stored.xxh3_128:
+            raise _damaged(path, f"content hash {found}", stored.xxh3_128)
+        return
     try:
         array = map_file(path)
     except ValueError as error:
@@ -301,7 +317,7 @@ def fingerprint(
     """Hash names, types, shapes and contents, and nothing that depends on library versions."""
     digest = xxhash.xxh3_64()
     for path, file in sorted(files.items()):
-        split, _, name = path.removesuffix(".npy").partition("/")
+        split, _, name = path.rpartition(".")[0].partition("/")
         shape = (counts[split], *columns[name].shape)
         digest.update(f"{split}/{name} {columns[name].dtype} {shape} {file.xxh3_128}\n".encode())
     return digest.hexdigest()

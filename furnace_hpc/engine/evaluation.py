@@ -21,6 +21,7 @@ from furnace_hpc.data.loading.targets import TargetScale
 from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import Engine
 from furnace_hpc.engine.ranks.distributed import Processes
+from furnace_hpc.engine.weights.average import averaged_weights
 from furnace_hpc.host.durable_files import replaced_file
 from furnace_hpc.model.consistency import consistency_block
 from furnace_hpc.model.own_code.functions import own_metrics
@@ -110,7 +111,8 @@ def evaluate(
     modality_subsets: list[Subset] = []
     if with_subsets:
         modality_subsets = subsets(tuple(range(len(modalities))))
-    outputs = _forward_split(context, split, modality_subsets)
+    with averaged_weights(context.engine, context.config):
+        outputs = _forward_split(context, split, modality_subsets)
 
     tasks = context.config.tasks
     for task in tasks:

@@ -37,6 +37,7 @@ from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.engine.setup import set_up
 from furnace_hpc.engine.speed.compilation import explained_compilation
 from furnace_hpc.engine.speed.gradient_check import GradientCheck
+from furnace_hpc.engine.weights.average import update_average
 from furnace_hpc.host.lifecycle import EXIT_STOPPED
 from furnace_hpc.model.losses import Gather, local_gather, total_loss
 from furnace_hpc.runs.folder import RunFolder
@@ -287,6 +288,7 @@ def train_step(
         for name, value in terms.items():
             means[name] = means.get(name, 0) + value.detach() / micro_steps
     check_gradient(engine, skipped_before)
+    update_average(engine, config, step + 1)
     return means
 
 
@@ -334,9 +336,10 @@ def forward(
     engine: Engine, batch: Batch, config: TrainConfig, gather: Gather = local_gather
 ) -> dict[str, torch.Tensor]:
     """The loss terms of one micro-batch."""
-    output = engine(batch.inputs, batch.lengths, batch.present_BM, complete=batch.complete)
+    inputs = (batch.inputs, batch.lengths, batch.present_BM)
+    output = engine(*inputs, complete=batch.complete, mix=batch.mix)
     given = (batch.labels, output["present"], config.loss, config.tasks, gather)
-    return total_loss(output, *given, batch.class_weights)
+    return total_loss(output, *given, batch.class_weights, batch.mix)
 
 
 def _train_record(

@@ -19,11 +19,13 @@ import torch
 import torch.distributed as dist
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.train_config import AUTO, TrainConfig
+from furnace_hpc.config.sections.batch import AUTO
+from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.data.loading.batches import Batch, BatchReader
 from furnace_hpc.engine.deepspeed_engine import Engine
 from furnace_hpc.engine.meters import memory_gib
 from furnace_hpc.engine.ranks.distributed import Processes
+from furnace_hpc.engine.weights.average import update_average
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.runs.folder import RunFolder, write_json
@@ -51,8 +53,8 @@ def candidates(config: TrainConfig, world_size: int) -> list[int]:
 
 
 def half(config: TrainConfig, micro_batch_size: int) -> int | None:
-    """Half of the micro-batch. None if it cannot be halved, or losses depend on it."""
-    if config.loss.compares_samples or micro_batch_size % 2:
+    """Half of the micro-batch. None if it cannot be halved, or the numbers depend on it."""
+    if config.needs_micro_batch or micro_batch_size % 2:
         return None
     return micro_batch_size // 2
 
@@ -132,6 +134,7 @@ def _is_out_of_memory(make_engine: MakeEngine, reader: BatchReader, config: Trai
         batch = reader.read(longest_rows(reader, engine.train_micro_batch_size_per_gpu()))
         for _ in range(2 * engine.gradient_accumulation_steps()):
             _micro_step(engine, batch, config)
+        update_average(engine, config, step=2)
         if reader.device.type == "cuda":
             torch.cuda.synchronize(reader.device)
         return False

@@ -9,21 +9,17 @@ import torch
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Manifest, origin_of
-from furnace_hpc.config.train_config import (
-    AUTO,
-    RunSpec,
-    TrainConfig,
-    accumulation_steps,
-    with_steps,
-)
+from furnace_hpc.config.preprocessing.fit import check_fit
+from furnace_hpc.config.sections.batch import AUTO
+from furnace_hpc.config.train_config import RunSpec, TrainConfig, accumulation_steps, with_steps
 from furnace_hpc.data.columns import Columns, open_columns
+from furnace_hpc.data.loading.augment import Augmenter
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.data.loading.staging import SCRATCH, stage
 from furnace_hpc.engine.checkpoint.random_state import seed_everything
 from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import Engine, build_engine, place
 from furnace_hpc.engine.determinism import set_up_determinism
-from furnace_hpc.engine.initial_weights import set_initial_weights
 from furnace_hpc.engine.metering.flops import Coefficients, step_coefficients
 from furnace_hpc.engine.micro_batch import probe, resolved
 from furnace_hpc.engine.portable import set_up_portable
@@ -31,6 +27,7 @@ from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.engine.ranks.stop import StopRequest
 from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.engine.speed.compilation import compile_blocks
+from furnace_hpc.engine.weights.initial import set_initial_weights
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.network import Network
@@ -63,6 +60,7 @@ def set_up(
         set_up_portable(processes.device)
     columns = _open_columns(record.data_dir, spec.data_fingerprint, watchdog)
     config = with_steps(config, columns.manifest.splits.get("train", 0))
+    check_fit(config.model, columns.manifest, record.data_dir)
     config = _choose_micro_batch(config, columns, folder, attempt, processes, watchdog)
 
     watchdog.heartbeat("building the model")
@@ -204,6 +202,10 @@ def _open_readers(
     for split in columns.manifest.splits:
         readers[split] = BatchReader(columns, split, modalities, tasks, device)
         check_presence(readers[split], split, modalities, columns.manifest)
+    if config.augment.is_on:
+        readers["train"].augmenter = Augmenter(
+            config.augment, config.training_seed, columns.manifest, modalities
+        )
     readers["train"].balance(tuple(task.name for task in config.tasks if task.class_weights))
     return readers
 

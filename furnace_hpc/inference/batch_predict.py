@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,14 @@ from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Values
 from furnace_hpc.inference.predictor import Answer, Predictor, TaskAnswer
 from furnace_hpc.inference.preprocess import DECODERS
-from furnace_hpc.inference.table_rows import input_columns, is_table, read_rows
+from furnace_hpc.inference.table_rows import (
+    Columns,
+    InputTable,
+    input_columns,
+    is_table,
+    open_input,
+    sample_of,
+)
 
 SHOWN = 5
 MAX_LINE_BYTES = 10_000_000  # of one JSON object; more than a long book
@@ -82,8 +91,21 @@ def answer_file(
     top: int | None,
     as_json: bool,
     batch_size: int,
+    columns: Columns | None = None,
+    media_root: Path | None = None,
 ) -> int:
     """Answer every line of a file in order. Return the number of lines without an answer.
+
+    Args:
+        predictor: the model.
+        path: JSON lines or a table.
+        out: for the answers.
+        errors: for the errors.
+        top: number of classes to show.
+        as_json: write JSON.
+        batch_size: lines per forward pass.
+        columns: columns that replace those of the pack.
+        media_root: folder to which paths are relative. None: the file's folder.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -91,32 +113,55 @@ def answer_file(
     console = Console(file=errors, soft_wrap=True, highlight=False)
     hide_progress = not errors.isatty() or out.isatty()
     writer = AnswerWriter(path.name, out, console, top, as_json)
-    with DecoderProcess(DECODERS) as decoder:
-        in_process, predictor.preprocessor.decode = predictor.preprocessor.decode, decoder.read
-        try:
-            failed = _answer_lines(predictor, path, writer, batch_size, hide_progress)
-        finally:
-            predictor.preprocessor.decode = in_process
+    with decoding_elsewhere(predictor), _opened(predictor, path, columns, media_root) as rows:
+        failed = _answer_lines(predictor, *rows, writer, batch_size, hide_progress)
     if failed:
         console.print(f"samples without an answer: {failed}", markup=False)
     return failed
 
 
+@contextmanager
+def decoding_elsewhere(predictor: Predictor) -> Iterator[None]:
+    """Decode files in another process, so that a crash of a decoder affects only its file."""
+    with DecoderProcess(DECODERS) as decoder:
+        in_process, predictor.preprocessor.decode = predictor.preprocessor.decode, decoder.read
+        try:
+            yield
+        finally:
+            predictor.preprocessor.decode = in_process
+
+
+@contextmanager
+def _opened(
+    predictor: Predictor, path: Path, columns: Columns | None, media_root: Path | None
+) -> Iterator[tuple[Iterator[InputLine], int]]:
+    """Open a file. Yield its samples and their number."""
+    if is_table(path):
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            open_input(path, predictor.exported, columns or {}, media_root, Path(scratch)) as table,
+        ):
+            yield table_lines(predictor, table), table.staged.num_rows
+        return
+    with path.open("rb") as file:
+        total = sum(1 for _ in _lines(file))
+    with path.open("rb") as file:
+        yield _rows(predictor, file, media_root or path.parent, columns or {}), total
+
+
 def _answer_lines(
-    predictor: Predictor, path: Path, writer: AnswerWriter, batch_size: int, hide_progress: bool
+    predictor: Predictor,
+    rows: Iterator[InputLine],
+    total: int,
+    writer: AnswerWriter,
+    batch_size: int,
+    hide_progress: bool,
 ) -> int:
-    failed, total = 0, None
-    if not is_table(path):
-        with path.open("rb") as file:
-            total = sum(1 for _ in _lines(file))
-    bar = Progress(console=writer.errors, transient=True, disable=hide_progress)
-    with path.open("rb") as file, bar:
+    failed = 0
+    with Progress(console=writer.errors, transient=True, disable=hide_progress) as bar:
         task = bar.add_task("samples", total=total)
-        rows = _rows(predictor, file, path.parent)
-        if is_table(path):
-            rows = _table_rows(predictor, path)
         while batch := list(itertools.islice(rows, batch_size)):
-            for row, answer in _answers(predictor, batch):
+            for row, answer in answers_of(predictor, batch):
                 if answer is None:
                     failed += 1
                     writer.problem(row)
@@ -178,7 +223,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
             line = file.readline(MAX_LINE_BYTES + 1)
 
 
-def _answers(
+def answers_of(
     predictor: Predictor, batch: Sequence[InputLine]
 ) -> Iterator[tuple[InputLine, Answer | None]]:
     """Answer a batch in one forward pass. If that fails, answer each line alone.
@@ -193,29 +238,36 @@ def _answers(
             yield replace(batch[0], values=None, problem=f"no answer ({_shorten(error)})"), None
             return
         for row in batch:
-            yield from _answers(predictor, [row])
+            yield from answers_of(predictor, [row])
         return
     for row in batch:
         yield row, None if row.values is None else next(answers)
 
 
-def _rows(predictor: Predictor, file: BinaryIO, folder: Path) -> Iterator[InputLine]:
+def _rows(
+    predictor: Predictor, file: BinaryIO, folder: Path, given: Columns
+) -> Iterator[InputLine]:
     """Read the sample of each line. Empty lines are skipped."""
+    columns = None
+    if predictor.exported.data.dataset == "table" or given:
+        columns = input_columns(predictor.exported) | {name: [*own] for name, own in given.items()}
     for number, line in enumerate(_lines(file), start=1):
         if line.strip():
-            yield _read_line(predictor, number, partial(_parsed, line), folder)
+            parse = partial(_parsed, line, columns)
+            yield _read_line(predictor, number, parse, folder)
 
 
-def _table_rows(predictor: Predictor, path: Path) -> Iterator[InputLine]:
-    """Read the sample of each row of a table. Rows are counted from 1, without the header."""
-    rows = read_rows(path, input_columns(predictor.exported.data))
-    for number, row in enumerate(rows, start=1):
-        yield _read_line(predictor, number, partial(dict, row), path.parent)
+def table_lines(predictor: Predictor, table: InputTable, first: int = 0) -> Iterator[InputLine]:
+    """Read the sample of each row of a table, after the `first` ones."""
+    for number, name, sample in table.samples(first):
+        named = sample if name is None else sample | {"id": name}
+        yield _read_line(predictor, number, partial(dict, named), None)
 
 
 def _read_line(
-    predictor: Predictor, number: int, parse: Callable[[], dict[str, Any]], folder: Path
+    predictor: Predictor, number: int, parse: Callable[[], dict[str, Any]], folder: Path | None
 ) -> InputLine:
+    """Read one sample. Paths that are text are relative to `folder`."""
     fields: dict[str, Any] = {}
     try:
         with reading(f"line {number}"):
@@ -231,18 +283,21 @@ def _read_line(
     return InputLine(number, fields.get("id"), values)
 
 
-def _below(folder: Path, file: Any) -> Any:
+def _below(folder: Path | None, file: Any) -> Any:
     """Return the path of a file, or of the file of a segment, that is relative to a folder."""
+    if folder is None:
+        return file
     if isinstance(file, dict) and isinstance(file.get("path"), str):
         return file | {"path": folder / file["path"]}
     return folder / file if isinstance(file, str) else file
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
+def _parsed(line: bytes, columns: Columns | None) -> dict[str, Any]:
+    """Parse a line. `columns`: of the pack of a table. None: the keys are modalities."""
     if len(line) > MAX_LINE_BYTES:
         raise ConfigError(f"the line has more than {MAX_LINE_BYTES:,} bytes")
     try:
-        fields = json.loads(line)
+        fields: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"the line is not JSON ({_shorten(error)})") from None
     if not isinstance(fields, dict):
@@ -250,11 +305,12 @@ def _parsed(line: bytes) -> dict[str, Any]:
             f"the line is a JSON {type(fields).__name__}, wanted an object with any of "
             f"{', '.join(MODALITIES)}"
         )
+    sample: dict[str, Any] = fields if columns is None else sample_of(fields, columns)
     try:
-        json.dumps(fields.get("id"), allow_nan=False)
+        json.dumps(sample.get("id"), allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"id cannot be written as JSON ({_shorten(error)})") from None
-    return fields
+    return sample
 
 
 def _shorten(error: Exception) -> str:

@@ -6,25 +6,23 @@ The folder is written under a temporary name, loaded again and compared. Then it
 import secrets
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import TEXT_SECOND, Manifest
+from furnace_hpc.config.manifest import Manifest
 from furnace_hpc.config.own_code.sources import OWN_CODE, files_of
 from furnace_hpc.config.parsing.utf8_path import utf8_path
-from furnace_hpc.data.columns import open_columns, rename_into_place
-from furnace_hpc.data.packing.sample import Values
+from furnace_hpc.config.preprocessing.fit import encoders_of
+from furnace_hpc.data.columns import rename_into_place
 from furnace_hpc.engine.checkpoint.loader import TAG
-from furnace_hpc.engine.checkpoint.shards import whole_weights
+from furnace_hpc.engine.checkpoint.shards import whole_average, whole_weights
 from furnace_hpc.engine.deepspeed_engine import parameters_sha256
 from furnace_hpc.host.durable_files import sync, write_durably
+from furnace_hpc.inference.export_check import compare_logits
 from furnace_hpc.inference.model_folder import (
     CONFIG,
     PROGRAM,
@@ -37,30 +35,14 @@ from furnace_hpc.inference.model_folder import (
 from furnace_hpc.inference.predictor import Predictor
 from furnace_hpc.inference.preprocess import make_tokenizer
 from furnace_hpc.inference.source import Checkpoint, check_checkpoint, find_checkpoint, find_data
-from furnace_hpc.inference.torch_export import make_program, relative_difference
+from furnace_hpc.inference.torch_export import make_program
 from furnace_hpc.model.encoders.weights import architectures
 from furnace_hpc.model.network import Network
-from furnace_hpc.model.scores import mean_prediction
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.own_code import find_own_code, use_own_code
 from furnace_hpc.runs.records.checkpoint_files import describe
-from furnace_hpc.runs.records.predictions import read_arrays
-
-COMPARED_ROWS = 64  # test samples whose logits are compared with those of the run
-# Other batches, threads and processors round differently. Another network differs far more.
-OWN_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
-NOT_COMPARED = "not compared with the run's own"
 
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Logits:
-    """Logits that a run wrote for its first test samples."""
-
-    sample_ids: np.ndarray
-    tasks: dict[str, Tensor]
-    """Task -> logits [N, C]."""
 
 
 def export(
@@ -84,12 +66,16 @@ def export(
     pack, data = find_data(checkpoint, data_dir)
     token_reader = None
     if "text" in checkpoint.config.model.modalities:
-        token_reader = make_tokenizer(data, tokenizer)
+        _, encoder = encoders_of(checkpoint.config.model).get("text", ("", None))
+        token_reader = make_tokenizer(data, tokenizer, encoder)
     count = check_checkpoint(checkpoint)
     report(f"{checkpoint.path}: {count} files have the hashes of their manifest")
 
     weights = _read_weights(checkpoint)
     exported = _describe_model(checkpoint, data, weights)
+    if checkpoint.config.ema:
+        exported, weights = _averaged(exported, weights, checkpoint)
+        report(f"moving average of the weights, decay {checkpoint.config.ema.decay}")
     nonce = secrets.token_hex(4)
     temporary = out.with_name(f"{out.name}.tmp-{nonce}")
     try:
@@ -154,6 +140,18 @@ def _read_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
         if value.is_floating_point():
             weights[name] = value.float().contiguous()
     return weights
+
+
+def _averaged(
+    exported: Exported, weights: dict[str, Tensor], checkpoint: Checkpoint
+) -> tuple[Exported, dict[str, Tensor]]:
+    """Replace the weights by their moving average, which is what the run has evaluated."""
+    average = whole_average(checkpoint.path / TAG)
+    weights = weights | {name: value.float().contiguous() for name, value in average.items()}
+    names = [name for name, _ in exported.network().named_parameters()]
+    sha256 = parameters_sha256({name: weights[name] for name in names})
+    provenance = exported.provenance.model_copy(update={"parameters_sha256": sha256})
+    return exported.model_copy(update={"provenance": provenance}), weights
 
 
 def _describe_model(checkpoint: Checkpoint, data: Manifest, weights: dict[str, Tensor]) -> Exported:
@@ -263,7 +261,7 @@ def _compare(
     count = sum(value.numel() for value in weights.values())
     report(f"{count:,} weights of step {checkpoint.step}, loaded again: equal bit for bit")
     predictor = Predictor.load(folder, device="cpu", trust_code=True)
-    compared = _compare_logits(predictor, checkpoint, pack)
+    compared = compare_logits(predictor, checkpoint, pack)
     report(f"outputs: {compared}")
     provenance = exported.provenance.model_copy(update={"compared": compared})
     exported = exported.model_copy(update={"provenance": provenance})
@@ -293,94 +291,3 @@ def _check_equal(folder: Path, weights: dict[str, Tensor]) -> None:
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
-
-
-def _compare_logits(predictor: Predictor, checkpoint: Checkpoint, pack: Path) -> str:
-    """Compare the exported network's logits with those that the run wrote. Return the result.
-
-    Raises:
-        ConfigError: they differ by more than rounding, so this code computes another network.
-    """
-    path = checkpoint.folder.predictions("test")
-    if not checkpoint.is_selected or not path.is_file():
-        return f"{NOT_COMPARED}, because the run has none for this step"
-    try:
-        columns = open_columns(pack).split("test")
-        count = min(COMPARED_ROWS, len(columns["present"]))
-        samples = [
-            [stored_row(predictor, columns, row, frame) for row in range(count)]
-            for frame in _frames(predictor, checkpoint)
-        ]
-        own = _own_logits(path, checkpoint, count)
-    except (ConfigError, OSError, ValueError, LookupError, EOFError) as error:
-        return f"{NOT_COMPARED} ({path.name}: {' '.join(str(error).split())})"
-    if not np.array_equal(own.sample_ids, columns["sample_id"][:count]):
-        return f"{NOT_COMPARED}, because the test samples here have another order"
-    worst = 0.0
-    for task, logits in _mean_logits(predictor, checkpoint, samples).items():
-        worst = max(worst, relative_difference(logits, own.tasks[task]))
-    if not worst <= OWN_TOLERANCE[checkpoint.config.deepspeed.precision]:
-        raise ConfigError(
-            f"the exported network's logits differ from the run's own by {worst:.2g} of the "
-            f"largest. Export with the code that trained it (hash {checkpoint.facts.code_hash}, "
-            f"this code has {code_hash()})"
-        )
-    agreement = "equal bit for bit"
-    if worst > 0:
-        agreement = f"within {worst:.1e} of the largest logit"
-    return f"{agreement} with the run's own for {count} test samples"
-
-
-def _own_logits(path: Path, checkpoint: Checkpoint, count: int) -> Logits:
-    """Read the logits that the run wrote of its first `count` test samples."""
-    tasks = [task.name for task in checkpoint.config.tasks]
-    ids, *arrays = read_arrays(path, ["sample_id", *(f"logits.{task}" for task in tasks)])
-    logits = [torch.from_numpy(array[:count]) for array in arrays]
-    return Logits(ids[:count], dict(zip(tasks, logits, strict=True)))
-
-
-def _mean_logits(
-    predictor: Predictor, checkpoint: Checkpoint, samples: list[list[Values]]
-) -> dict[str, Tensor]:
-    """Task -> logits [N, C] of the mean prediction over frames. `samples` has a list per frame."""
-    frames = [predictor.logits(of_frame) for of_frame in samples]
-    if len(frames) == 1:
-        return frames[0]
-    mean = {}
-    for task in checkpoint.config.tasks:
-        logits_FNC = torch.stack([logits[task.name] for logits in frames])
-        mean[task.name] = mean_prediction(logits_FNC, task.kind)
-    return mean
-
-
-def _frames(predictor: Predictor, checkpoint: Checkpoint) -> tuple[int | None, ...]:
-    """The frames of a clip that the run's predictions are a mean of. None is the middle frame."""
-    frames = predictor.exported.data.image_frames
-    is_mean = checkpoint.config.evaluation.frames == "mean"
-    if "image" in predictor.modalities and frames and is_mean:
-        return tuple(range(frames))
-    return (None,)
-
-
-def stored_row(
-    predictor: Predictor, columns: dict[str, np.ndarray], row: int, frame: int | None = None
-) -> Values:
-    """Return one row of a split as input of the predictor.
-
-    For a clip, `frame` is the index of the frame. None is the middle frame.
-    """
-    data = predictor.exported.data
-    bits = [data.modalities.index(name) for name in predictor.modalities]
-    values: Values = {"present": np.asarray(columns["present"][row])[bits]}
-    for name in predictor.modalities:
-        value = np.asarray(columns[name][row])
-        if name == "image" and data.image_frames:
-            if frame is None:
-                frame = len(value) // 2
-            value = value[frame]
-        values[name] = value
-        if f"{name}_length" in columns:
-            values[f"{name}_length"] = np.asarray(columns[f"{name}_length"][row])
-        if name == "text" and TEXT_SECOND in columns:
-            values[TEXT_SECOND] = np.asarray(columns[TEXT_SECOND][row])
-    return values

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from furnace_hpc.config.base import Config
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import MODALITIES, Manifest, Statistics
+from furnace_hpc.config.manifest import MODALITIES, Manifest, Statistics, waveform_of
 from furnace_hpc.config.own_code.loading import use_folder
 from furnace_hpc.config.own_code.references import CLASSES, references
 from furnace_hpc.config.own_code.sources import LEFT_OUT, OWN_CODE, content_hash, files_of
@@ -30,6 +30,7 @@ from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.data.loading.batches import standardised
 from furnace_hpc.data.loading.numbers import prepared_numbers
 from furnace_hpc.data.loading.targets import TargetScale, target_scales
+from furnace_hpc.data.loading.waveforms import prepared_waveforms
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
 from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.network import Network
@@ -135,6 +136,7 @@ class Deployed(nn.Module):
 
     def __init__(self, network: Network, exported: Exported) -> None:
         super().__init__()
+        self.waveform = waveform_of(exported.data)
         self.network = network.to(DTYPES[exported.config.deepspeed.precision]).eval()
         for name, statistics in exported.data.statistics.items():
             if name in MODALITIES:
@@ -156,13 +158,13 @@ class Deployed(nn.Module):
 
         Args:
             inputs: stored values before standardisation. text: ids [B, T]. image: [B, C, H, W].
-                audio: [B, C, T]. numbers: [B, N], NaN if missing. Values of an absent modality may
-                be anything.
-            lengths: valid tokens or frames of text and audio [B]. text_second, for text pairs: the
-                place of the second text's first token [B].
+                audio: [B, C, T], or waveforms [B, T]. numbers: [B, N], NaN if missing. Values of an
+                absent modality may be anything.
+            lengths: valid tokens, frames or samples of text and audio [B]. text_second, for text
+                pairs: the place of the second text's first token [B].
             present_BM: whether each sample has each modality.
         """
-        prepared = {name: self._prepared(name, values) for name, values in inputs.items()}
+        prepared = {name: self._prepared(name, values, lengths) for name, values in inputs.items()}
         logits = self.network(prepared, lengths, present_BM)["logits"]
         return {task: self._answer(task, values.float()) for task, values in logits.items()}
 
@@ -173,9 +175,11 @@ class Deployed(nn.Module):
         scale = TargetScale(self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_std"))
         return scale.original(values)
 
-    def _prepared(self, name: str, values: Tensor) -> Tensor:
+    def _prepared(self, name: str, values: Tensor, lengths: dict[str, Tensor]) -> Tensor:
         if name == "text":
             return values.long()
+        if name == "audio" and self.waveform:
+            return prepared_waveforms(values, lengths["audio"], self.waveform.normalises)
         mean, std = self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_std")
         if name == "numbers":
             return prepared_numbers(values, mean, std)

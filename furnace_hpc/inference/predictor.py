@@ -19,9 +19,12 @@ from torch import Tensor
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.manifest import MODALITIES
+from furnace_hpc.config.preprocessing.record import recorded
+from furnace_hpc.config.preprocessing.text import TextNeeds
 from furnace_hpc.config.sections.tasks import TaskConfig
 from furnace_hpc.data.decode.tokenizer import load_tokenizer
 from furnace_hpc.data.loading.batches import cut_text, second_texts
+from furnace_hpc.data.loading.waveforms import cut_waveforms
 from furnace_hpc.data.packing.sample import Array, Values
 from furnace_hpc.inference.model_folder import (
     CONFIG,
@@ -103,7 +106,10 @@ class Predictor:
         try:
             tokenizer = None
             if "text" in exported.modalities:
-                tokenizer = load_tokenizer(str(folder), exported.data.columns["text"].shape[0])
+                needs = recorded(exported.data, "text")
+                assert needs is None or isinstance(needs, TextNeeds)
+                num_tokens = exported.data.columns["text"].shape[0]
+                tokenizer = load_tokenizer(str(folder), num_tokens, needs)
             model = Deployed(load_network(folder, exported), exported)
             predictor = cls(exported, model, Preprocessor(exported.data, tokenizer), torch_device)
             predictor._predict_zeros()
@@ -199,7 +205,8 @@ class Predictor:
             name: torch.from_numpy(np.stack([values[name] for values in samples]))
             for name in samples[0]
         }
-        columns = {name: column.to(self.device) for name, column in cut_text(stacked).items()}
+        cut = cut_waveforms(cut_text(stacked))
+        columns = {name: column.to(self.device) for name, column in cut.items()}
         inputs, lengths = {}, second_texts(columns)
         for name in self.modalities:
             inputs[name] = columns[name]

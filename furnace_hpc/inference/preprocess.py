@@ -6,6 +6,7 @@ C channels, H height, W width, K coefficients, F frames, T tokens.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,23 +23,33 @@ from tokenizers.processors import TemplateProcessing
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.manifest import MODALITIES, TEXT_SECOND, Manifest, number_names
 from furnace_hpc.config.parsing.numbers import MISSING, number_of_text
+from furnace_hpc.config.preprocessing.record import recorded, recorded_encoder
+from furnace_hpc.config.preprocessing.text import TextNeeds, text_needs
 from furnace_hpc.data.columns import map_file
 from furnace_hpc.data.decode.audio import SoundKnobs, read_sound
 from furnace_hpc.data.decode.features import WINDOW
+from furnace_hpc.data.decode.for_encoder.images import EncoderImageKnobs
+from furnace_hpc.data.decode.for_encoder.sounds import (
+    EncoderSoundKnobs,
+    FeatureKnobs,
+    WaveformKnobs,
+)
 from furnace_hpc.data.decode.images import ImageKnobs, read_image
 from furnace_hpc.data.decode.reading import reading, regular_file
 from furnace_hpc.data.decode.segments import WHOLE_SOUND, Segment
 from furnace_hpc.data.decode.text_pairs import pair_columns
 from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer, vocabulary_of, words_of
 from furnace_hpc.data.decode.word_tokenizer import word_tokenizer
+from furnace_hpc.data.jpeg_images import decode, encode
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Array, Values
+from furnace_hpc.data.table.media import Media, image_of, sound_of
 
 Knobs = TypeVar("Knobs", bound=BaseModel)
-# decode(function, path, knobs) returns function(path, knobs)
-Decode = Callable[[Callable[[Path, Any], Any], Path, Any], Any]
+# decode(function, path or part of a file, knobs) returns function(path, knobs)
+Decode = Callable[[Callable[[Any, Any], Any], Any, Any], Any]
 PAIR = ("first", "second")
-DECODERS = (read_image.__module__, read_sound.__module__, "librosa.feature.spectral")
+DECODERS = (image_of.__module__, "librosa.feature.spectral")
 
 
 class Preprocessor:
@@ -50,11 +61,16 @@ class Preprocessor:
         self._columns = {
             name: column for name, column in data.columns.items() if name in MODALITIES
         }
-        self._lengths = {name for name in ("text", "audio") if f"{name}_length" in data.columns}
+        self._length_types = {
+            name: data.columns[f"{name}_length"].dtype
+            for name in ("text", "audio")
+            if f"{name}_length" in data.columns
+        }
         self.decode: Decode = lambda read, path, knobs: read(path, knobs)
         """Decodes a file. A caller may replace it, to decode in another process."""
         self._numbers = number_names(data)
         self._is_pair = TEXT_SECOND in data.columns
+        self._jpeg = data.columns["image"].jpeg if "image" in data.columns else None
         self._is_clip = data.image_frames is not None
         self._dataset = data.dataset
 
@@ -66,9 +82,9 @@ class Preprocessor:
         Raises:
             ConfigError: the text or the file cannot be used. The message is one line.
         """
-        about: str | Path = modality
-        if modality in ("image", "audio") and isinstance(given, str | Path):
-            about = given
+        about = modality
+        if modality in ("image", "audio") and isinstance(given, str | Path | Media):
+            about = str(given)
         try:
             with reading(about):
                 match modality:
@@ -81,9 +97,10 @@ class Preprocessor:
                     case _:
                         return self._audio(given)
         except Unusable as error:
+            named = given.get("path") if isinstance(given, Mapping) else given
             name = _short_repr(given)
-            if isinstance(given, Path):
-                name = repr(str(given))
+            if isinstance(named, Path | Media):
+                name = repr(str(named))
             message = f"{modality} {name} is {error.reason}"
             if error.detail:
                 message += f" ({error.detail})"
@@ -92,8 +109,8 @@ class Preprocessor:
     def blank(self, modality: str) -> Values:
         """Return zeros for an absent modality. The network ignores them."""
         values: Values = {modality: np.zeros(self._shape(modality), self._columns[modality].dtype)}
-        if modality in self._lengths:
-            values[f"{modality}_length"] = np.array(1, np.int16)
+        if modality in self._length_types:
+            values[f"{modality}_length"] = np.array(1, self._length_types[modality])
         if modality == "text" and self._is_pair:
             values[TEXT_SECOND] = np.array(1, np.int16)
         return values
@@ -157,10 +174,12 @@ class Preprocessor:
     def _image_of(self, given: Any) -> Array:
         if isinstance(given, np.ndarray) or _is_npy(given):
             return self._stored("image", given)
-        path = _regular_file("image", given)
+        read, source = self._source("image", given, read_image, image_of)
         if self._image is None:
             raise self._only_arrays("image")
-        pixels: Array = self.decode(read_image, path, self._image)
+        pixels: Array = self.decode(read, source, self._image)
+        if self._jpeg:
+            return decode(encode(pixels, self._jpeg), self._jpeg)
         if self._shape("image")[0] == 1:
             grey = Image.fromarray(pixels.transpose(1, 2, 0)).convert("L")
             pixels = np.asarray(grey, np.uint8)[None]
@@ -173,19 +192,27 @@ class Preprocessor:
         if isinstance(given, np.ndarray) or _is_npy(given):
             values = self._stored("audio", given)
             return {"audio": values} | self._length_of(values.shape[-1])
-        path = _regular_file("audio", given)
+        read, source = self._source("audio", given, read_sound, sound_of)
         if self._sound is None:
             raise self._only_arrays("audio")
-        read: Callable[[Path, Any], Any] = read_sound
         if segment:
-            read = partial(read_sound, segment=segment)
-        values, length = self.decode(read, path, self._sound)
+            if isinstance(source, Media):
+                source = replace(source, segment=segment)
+            else:
+                read = partial(read, segment=segment)
+        values, length = self.decode(read, source, self._sound)
         return {"audio": values} | self._length_of(length)
 
+    def _source(self, modality: str, given: Any, of_file: Any, of_part: Any) -> tuple[Any, Any]:
+        """Return a decoder and what it reads: a file, or a part of another file."""
+        if isinstance(given, Media):
+            return of_part, given
+        return of_file, _regular_file(modality, given)
+
     def _length_of(self, frames: int) -> Values:
-        if "audio" not in self._lengths:
+        if "audio" not in self._length_types:
             return {}
-        return {"audio_length": np.array(frames, np.int16)}
+        return {"audio_length": np.array(frames, self._length_types["audio"])}
 
     def _stored(self, modality: str, given: Any) -> Array:
         """Check the shape and range of stored values, and convert them to the column's type."""
@@ -221,8 +248,13 @@ class Preprocessor:
         )
 
 
-def make_tokenizer(data: Manifest, given: str | None) -> TokenReader:
+def make_tokenizer(data: Manifest, given: str | None, encoder: str | None = None) -> TokenReader:
     """Load the tokenizer of the packed text: `given`, or the one in the data's manifest.
+
+    Args:
+        data: manifest of the pack.
+        given: a folder or a name, which goes first.
+        encoder: the run's text encoder. Its folder has the tokenizer that the text was packed for.
 
     Raises:
         ConfigError: the tokenizer is missing or has another vocabulary.
@@ -233,6 +265,10 @@ def make_tokenizer(data: Manifest, given: str | None) -> TokenReader:
     if words := words_of(data):
         return TokenReader(word_tokenizer(words), max_tokens)
     packed_with = settings.get("text", {}).get("tokenizer")
+    needs = recorded(data, "text")
+    if isinstance(needs, TextNeeds):
+        packed_for = recorded_encoder(data, "text")
+        return _tokenizer_for(needs, given or encoder or packed_for, packed_for, max_tokens)
     name = given or packed_with
     if not name:
         raise ConfigError(
@@ -248,6 +284,17 @@ def make_tokenizer(data: Manifest, given: str | None) -> TokenReader:
     return reader
 
 
+def _tokenizer_for(needs: TextNeeds, name: str, packed_for: str, max_tokens: int) -> TokenReader:
+    found = text_needs(name)
+    if found is None or found.tokenizer != needs.tokenizer:
+        problem = "has no tokenizer" if found is None else "has another tokenizer"
+        raise ConfigError(
+            f"{name!r} {problem} than the one of {packed_for}, for which the text was packed. Give "
+            "that one with --tokenizer DIR"
+        )
+    return load_tokenizer(name, max_tokens, needs)
+
+
 def _word_tokenizer(words: list[str]) -> Tokenizer:
     ids = {word: number for number, word in enumerate(words)}
     tokenizer = Tokenizer(WordLevel(ids, unk_token="[UNK]"))
@@ -258,14 +305,14 @@ def _word_tokenizer(words: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def _image_knobs(data: Manifest) -> ImageKnobs | None:
+def _image_knobs(data: Manifest) -> ImageKnobs | EncoderImageKnobs | None:
     settings = data.preprocessing.get("image", {})
     if data.dataset == "tridigits":
         return ImageKnobs(size=settings["height"])
-    return _knobs(ImageKnobs, settings)
+    return _knobs(ImageKnobs, settings) or _knobs(EncoderImageKnobs, settings)
 
 
-def _sound_knobs(data: Manifest) -> SoundKnobs | None:
+def _sound_knobs(data: Manifest) -> SoundKnobs | EncoderSoundKnobs | None:
     settings = data.preprocessing.get("audio", {})
     if data.dataset == "tridigits":
         coefficients, frames = data.columns["audio"].shape
@@ -276,7 +323,11 @@ def _sound_knobs(data: Manifest) -> SoundKnobs | None:
             hop=settings["hop"],
             window=WINDOW,
         )
-    return _knobs(SoundKnobs, settings)
+    return (
+        _knobs(SoundKnobs, settings)
+        or _knobs(WaveformKnobs, settings)
+        or _knobs(FeatureKnobs, settings)
+    )
 
 
 def _knobs(kind: type[Knobs], settings: dict[str, Any]) -> Knobs | None:

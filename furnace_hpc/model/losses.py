@@ -43,6 +43,7 @@ def total_loss(
     tasks: tuple[TaskConfig, ...],
     gather: Gather = local_gather,
     class_weights: Mapping[str, Tensor] = NO_WEIGHTS,
+    mix: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Return the parts by name, with their weighted sum under "loss". All are fp32 scalars.
 
@@ -57,11 +58,14 @@ def total_loss(
         tasks: each gives a part "<task>/loss".
         gather: of the processes that share InfoNCE and VICReg.
         class_weights: task -> weight of each class [C]. A task that is missing has none.
+        mix: partner and own weight of each sample [B], if the network has mixed them. The task
+            losses are then the same mixture of those for the labels of the two.
     """
     parts = {}
     for task in tasks:
         weights = class_weights.get(task.name)
-        loss_B = task_loss(output["logits"][task.name], labels[task.name], task, weights)
+        given = labels[task.name], task, weights
+        loss_B = mixed_loss(output["logits"][task.name], *given, mix)
         parts[f"{task.name}/loss"] = loss_B.mean()
     features_BMD = output["features"].float()
     parts["consistency"] = consistency(features_BMD, present_BM)
@@ -79,7 +83,7 @@ def total_loss(
         parts["loss"] = parts["loss"] + config.vicreg * parts["vicreg"]
     if config.unimodal:
         parts["unimodal"] = unimodal_loss(
-            output["unimodal"], labels, present_BM, tasks, class_weights
+            output["unimodal"], labels, present_BM, tasks, class_weights, mix
         )
         parts["loss"] = parts["loss"] + config.unimodal * parts["unimodal"]
     if config.extra:
@@ -104,6 +108,21 @@ def task_loss(
     if weight_C is None:
         return loss_B
     return loss_B * weight_C[labels]
+
+
+def mixed_loss(
+    logits_BC: Tensor,
+    labels: Tensor,
+    task: TaskConfig,
+    weight_C: Tensor | None = None,
+    mix: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Return the loss of each sample [B], mixed with that for its partner's label (mixup)."""
+    loss_B = task_loss(logits_BC, labels, task, weight_C)
+    if mix is None:
+        return loss_B
+    partner_B, own_B = mix
+    return own_B * loss_B + (1 - own_B) * task_loss(logits_BC, labels[partner_B], task, weight_C)
 
 
 def _plain_loss(logits_BC: Tensor, labels: Tensor, task: TaskConfig) -> Tensor:
@@ -137,6 +156,7 @@ def unimodal_loss(
     present_BM: Tensor,
     tasks: tuple[TaskConfig, ...],
     class_weights: Mapping[str, Tensor] = NO_WEIGHTS,
+    mix: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Return the weighted task losses of the heads that see one modality (logits [B, M, C]).
 
@@ -146,8 +166,8 @@ def unimodal_loss(
     total = present.new_zeros(len(present))
     for task in tasks:
         heads = logits[task.name].unbind(1)
-        own = labels[task.name], task, class_weights.get(task.name)
-        loss_BM = torch.stack([task_loss(head, *own) for head in heads], dim=1)
+        own = labels[task.name], task, class_weights.get(task.name), mix
+        loss_BM = torch.stack([mixed_loss(head, *own) for head in heads], dim=1)
         total = total + task.weight * (loss_BM * present).sum(1) / present.sum(1)
     return total.mean()
 

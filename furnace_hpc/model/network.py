@@ -36,6 +36,8 @@ class Computed(NamedTuple):
     features_BMD: Tensor
     subsets: list[dict[str, Tensor]]
     """Task -> [B, C] per subset."""
+    present_BM: Tensor
+    """The modalities that were used."""
 
 
 class Network(nn.Module):
@@ -84,6 +86,7 @@ class Network(nn.Module):
         present_BM: Tensor,
         subsets: Sequence[Sequence[int]],
         complete: frozenset[str],
+        mix: tuple[Tensor, Tensor] | None,
     ) -> Computed:
         """Compute what `forward` returns of the network itself. The arguments are the same."""
         raise NotImplementedError
@@ -103,17 +106,18 @@ class Network(nn.Module):
         present_BM: Tensor,
         subsets: Sequence[Sequence[int]] = (),
         complete: frozenset[str] = frozenset(),
+        mix: tuple[Tensor, Tensor] | None = None,
     ) -> dict[str, Any]:
         """Compute logits, and all that the losses need. So no encoder runs twice.
 
         Args:
             inputs: modality -> values. Those of absent samples may be anything.
-            lengths: modality -> valid tokens or frames [B]. For text pairs also `text_second`: the
-                place of the second text's first token.
+            lengths: modality -> valid tokens or frames [B]. `text_second`: start of second texts.
             present_BM: whether each sample has each modality. Each sample has at least one.
             subsets: sets of modality indices. For each, also compute logits without the others.
             complete: modalities that all samples have, with valid values at all positions. Their
                 attention needs no mask. Only the host can know them without waiting for a GPU.
+            mix: partner of each sample in the batch and the sample's own weight [B], for `mixed`.
 
         Returns:
             "logits": task -> [B, C]. Log-probabilities for ordinal tasks, standardised numbers for
@@ -135,9 +139,8 @@ class Network(nn.Module):
         lengths = {name: length for name, length in lengths.items() if name not in complete}
         if self.training and self.modality_dropout:
             complete = frozenset()
-        logits, features_BMD, of_subsets = self.compute(
-            inputs, lengths, present_BM, subsets, complete
-        )
+        computed = self.compute(inputs, lengths, present_BM, subsets, complete, mix)
+        logits, features_BMD, of_subsets, present_BM = computed
         output: dict[str, Any] = {
             "logits": logits,
             "features": features_BMD,
@@ -212,14 +215,17 @@ class FusionModel(Network):
         present_BM: Tensor,
         subsets: Sequence[Sequence[int]],
         complete: frozenset[str],
+        mix: tuple[Tensor, Tensor] | None,
     ) -> Computed:
         """Encode once, and fuse the tokens of all modalities and of each subset."""
         tokens, masks = self._encode(inputs, lengths, present_BM)
+        if mix:
+            tokens, masks, present_BM = mixed(tokens, masks, present_BM, *mix)
         fused_BD, features_BMD = self._fuse(tokens, masks, present_BM, complete)
         of_subsets = [
             self._logits_of(subset, tokens, masks, present_BM, complete) for subset in subsets
         ]
-        return Computed(self._logits(fused_BD), features_BMD, of_subsets)
+        return Computed(self._logits(fused_BD), features_BMD, of_subsets, present_BM)
 
     def _encode(
         self, inputs: dict[str, Tensor], lengths: dict[str, Tensor], present_BM: Tensor
@@ -300,6 +306,27 @@ class ProjectionHeads(nn.Module):
         parts = [layer(features_BMD[:, m]) for m, layer in enumerate(self.layers)]
         scale = self.log_scale.float().clamp(max=math.log(100)).exp()
         return functional.normalize(torch.stack(parts, dim=1).float(), dim=-1), scale
+
+
+def mixed(
+    tokens: list[Tensor],
+    masks: list[Tensor],
+    present_BM: Tensor,
+    partner_B: Tensor,
+    weight_B: Tensor,
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Mix the encoders' outputs of samples and their partners (Verma et al. 2019).
+
+    All modalities have the same weight. Tokens at the same position are mixed. Where only one of
+    the two has a token or a modality, the other one counts as zero (Guo et al. 2019).
+    """
+    found = []
+    for part_BTD, mask_BT in zip(tokens, masks, strict=True):
+        valid_BTD = part_BTD * mask_BT.unsqueeze(2)
+        own_B11 = weight_B.to(part_BTD.dtype).view(-1, 1, 1)
+        found.append(own_B11 * valid_BTD + (1 - own_B11) * valid_BTD[partner_B])
+    joined = [mask_BT | mask_BT[partner_B] for mask_BT in masks]
+    return found, joined, present_BM | present_BM[partner_B]
 
 
 def drop_modalities(present_BM: Tensor, probability: float) -> Tensor:

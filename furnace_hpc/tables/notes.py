@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from furnace_hpc.config.grids.grid import Grid
-from furnace_hpc.config.train_config import AUTO
+from furnace_hpc.config.sections.batch import AUTO
 from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.tables.comparison_notes import comparison_notes
 from furnace_hpc.tables.reading.cache import Records

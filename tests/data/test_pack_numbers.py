@@ -11,6 +11,7 @@ from table_files import sentence
 from furnace_hpc import pack
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import number_names
+from furnace_hpc.config.preprocessing.fit import packing_command
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.data.packing.statistics import number_statistics
@@ -58,6 +59,8 @@ def test_numbers_are_stored_as_given(tmp_path, capsys):
     """They are fp64 with NaN for missing cells. The manifest has statistics of the train split."""
     columns = run(tmp_path, *GIVEN, "--verify")
     manifest = columns.manifest
+    command = packing_command(manifest, "text", "bert", "mine")
+    assert "--text text --numbers age --numbers time --label label=label" in command
     assert manifest.modalities == ("text", "numbers")
     assert number_names(manifest) == ("age", "time")
     table = np.array([AGE, TIME], np.float64).T

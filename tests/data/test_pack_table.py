@@ -194,7 +194,7 @@ def test_a_file_in_two_splits_stops_the_pack(tmp_path):
     assert not list(tmp_path.glob(".packed*"))
     manifest = packed(tmp_path, *options, "--allow-leak").manifest
     assert manifest.preprocessing["leak"] == {"image files": 1}
-    assert origin_of(manifest).leak == "1 image files"
+    assert origin_of(manifest).leak == "1 image file"
 
 
 def test_a_group_in_two_splits_names_rows(tmp_path):
@@ -255,20 +255,32 @@ def test_an_empty_cell_is_an_absent_modality(tmp_path):
     assert columns.manifest.counts["train"]["incomplete"] == 0
 
 
-def test_missing_files_are_refused(tmp_path):
-    for number in range(19):
+def test_missing_files_are_refused(tmp_path, capsys):
+    """A missing file counts for --max-refused before packing, a broken one while packing."""
+    for number in range(18):
         write_image(tmp_path / f"{number}.png", number)
+    (tmp_path / "18.png").write_bytes(image_bytes(18)[:200])
     path = numbered(tmp_path, 20, image=[f"{number}.png" for number in range(20)])
     options = ("--source", path, "--image", "image", "--image-size", 16, *SPLIT[2:])
-    with pytest.raises(ConfigError, match=r"--max-refused is 1\.0%\): image missing 1"):
+    lost = "1 of the first 20 image files is missing, such as '19.png' of row 20"
+    with pytest.raises(ConfigError) as raised:
         packed(tmp_path, *options, "--max-refused", 0.01)
+    assert str(raised.value).startswith(f"{lost} (--max-refused is 1.0%). Fix the paths")
+    assert str(raised.value).endswith("accept them with --max-refused 0.06")
+    assert [file.suffix for file in tmp_path.iterdir() if "packed" in file.name] == []
+    capsys.readouterr()
+    with pytest.raises(ConfigError, match=r"--max-refused is 6\.0%\): image missing 1"):
+        packed(tmp_path, *options, "--max-refused", 0.06)
+    assert f"warning: {lost}\n" in capsys.readouterr().out
     assert (tmp_path / "packed.packing").is_dir()
-    resumed = packed(tmp_path, *options, "--max-refused", 0.05)
-    run(*options, "--max-refused", 0.05, "--out", tmp_path / "fresh", "--workers", 1)
+    resumed = packed(tmp_path, *options, "--max-refused", 0.1)
+    run(*options, "--max-refused", 0.1, "--out", tmp_path / "fresh", "--workers", 1)
     assert open_columns(tmp_path / "fresh").manifest.files == resumed.manifest.files
     lines = (tmp_path / "packed" / "refused.jsonl").read_text().splitlines()
-    refused = [(entry["file"], entry["reason"]) for entry in map(json.loads, lines)]
-    assert refused == [("19.png", "missing"), ("mine.csv:20", "nothing left")]
+    refused = {entry["file"]: entry["reason"] for entry in map(json.loads, lines)}
+    assert refused.pop("18.png") in ("truncated", "unreadable")
+    lost_ = ("mine.csv:19", "mine.csv:20")
+    assert refused == {"19.png": "missing"} | dict.fromkeys(lost_, "nothing left")
 
 
 def test_workers_do_not_change_the_pack(tmp_path):

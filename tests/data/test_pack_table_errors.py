@@ -4,7 +4,7 @@ import json
 
 import polars as pl
 import pytest
-from table_files import image_bytes, write_image
+from table_files import image_bytes, wav_bytes, write_image, write_wav
 
 from furnace_hpc import pack
 from furnace_hpc.config.errors import ConfigError
@@ -221,7 +221,7 @@ def test_no_column_looks_like_a_label(tmp_path):
 def test_rows_without_a_split(tmp_path):
     path = csv_of(tmp_path, part=["train"] * 10 + [None] + ["test"] * 9)
     message = error_of(tmp_path, "--source", path, *COLUMNS[:4], "--split-column", "part")
-    assert "row 11 has no split, 1 rows in all" in message
+    assert "row 11 has no split (1 row in all)" in message
 
 
 def test_another_pack_is_not_replaced(tmp_path):
@@ -256,3 +256,36 @@ def test_a_table_without_column_names(tmp_path):
     message = error_of(tmp_path, "--source", path)
     assert "the first line of" in message
     assert "'spam' is also a value of its column" in message
+
+
+def test_files_of_another_kind(tmp_path):
+    """Sounds in the column of images are an error before packing. One of them is a warning."""
+    for number in range(20):
+        write_wav(tmp_path / f"{number}.wav", number)
+    path = csv_of(tmp_path, image=[f"{number}.wav" for number in range(20)])
+    message = error_of(tmp_path, "--source", path, *COLUMNS, "--image", "image")
+    assert message.startswith("none of 20 image files can be read, such as '0.wav' (")
+    assert message.endswith("Give --image a column of image files")
+    for number in range(20):
+        write_image(tmp_path / f"{number}.png", number)
+    message = error_of(
+        *(tmp_path, "--source", path, *COLUMNS, "--audio", "{image}", "--image-size", "16"),
+        *("--label", "text", "--stratify", "text"),
+    )
+    assert "--stratify cannot divide classes of one row (20 in all)" in message
+
+
+def test_some_files_of_another_kind(tmp_path, capsys):
+    for number in range(20):
+        write_image(tmp_path / f"{number}.png", number)
+    (tmp_path / "7.png").write_bytes(wav_bytes(7))
+    path = csv_of(tmp_path, image=[f"{number}.png" for number in range(20)])
+    pack.main(
+        args=[
+            *("table", "--source", str(path), *COLUMNS, "--image", "image", "--image-size", "16"),
+            *("--out", str(tmp_path / "packed"), "--workers", "1"),
+        ],
+        standalone_mode=False,
+    )
+    shown = capsys.readouterr().out
+    assert "warning: 1 of 20 image files that were looked at cannot be read, such as '7." in shown

@@ -17,7 +17,7 @@ from furnace_hpc.data.decode.audio import SoundKnobs, read_wave
 from furnace_hpc.data.decode.segments import Segment
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.inference.predictor import Predictor
-from furnace_hpc.inference.table_rows import input_columns, read_rows
+from furnace_hpc.inference.table_rows import open_input
 
 TALKS, PARTS, SECONDS = 6, 5, 4.0
 GIVEN = ("--audio-start", "from", "--audio-end", "to")
@@ -157,7 +157,7 @@ def test_overlapping_segments_in_two_splits_are_a_leak(tmp_path, capsys):
     source = write_talks(tmp_path / "talks", split=["test"], to=["2.2"])  # the next begins at 2.15
     with pytest.raises(ConfigError) as raised:
         run(source, tmp_path / "other", *GIVEN)
-    assert "1 audio files in two splits" in str(raised.value)
+    assert "1 audio file in two splits" in str(raised.value)
     assert re.search(r"val \(row 9, 1.wav\) and test \(row 8, 1.wav\)", str(raised.value))
 
 
@@ -175,11 +175,14 @@ def test_predictions_read_the_same_segments(tmp_path):
     changes = {"tasks": [{"name": "label"}], "model__modalities": ("audio",)}
     predictor = Predictor.load(exported(tmp_path, tmp_path / "packed", **changes), "cpu")
     wanted = sounds_of(columns)
-    for row in read_rows(source, input_columns(predictor.exported.data)):
-        sound = row["audio"] | {"path": source.parent / row["audio"]["path"]}
-        values = predictor.read({"audio": sound})
-        np.testing.assert_array_equal(values["audio"], wanted[row["id"]][0])
-        assert values["audio_length"] == wanted[row["id"]][1]
+    (tmp_path / "scratch").mkdir()
+    with open_input(source, predictor.exported, {}, None, tmp_path / "scratch") as table:
+        rows = list(table.samples())
+    assert {name for _, name, _ in rows} == {*wanted}
+    for _, name, sample in rows:
+        values = predictor.read(sample)
+        np.testing.assert_array_equal(values["audio"], wanted[name][0])
+        assert values["audio_length"] == wanted[name][1]
     for sound, problem in (
         ({"path": str(source), "begin": 1}, "audio has the key 'begin'"),
         ({"path": str(source), "start": 2, "end": 1}, "audio starts at 2 s and ends at 1 s"),

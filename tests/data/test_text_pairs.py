@@ -16,7 +16,7 @@ from furnace_hpc.data.decode.tokenizer import load_tokenizer
 from furnace_hpc.data.decode.word_tokenizer import word_tokenizer
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.inference.predictor import Predictor
-from furnace_hpc.inference.table_rows import input_columns, read_rows
+from furnace_hpc.inference.table_rows import open_input
 from furnace_hpc.inference.torch_export import make_program
 from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.encoders.transformers import TextEncoder
@@ -127,13 +127,16 @@ def test_swapped_texts_have_other_answers(packed):
     place, rows, columns = packed
     changes = {"tasks": [{"name": "label"}], "model__modalities": ("text",)}
     predictor = Predictor.load(exported(place, place / "packed", **changes), "cpu")
-    found = list(read_rows(place / "pairs.csv", input_columns(predictor.exported.data)))
+    (place / "scratch").mkdir()
+    path = place / "pairs.csv"
+    with open_input(path, predictor.exported, {}, None, place / "scratch") as table:
+        found = [sample for _, _, sample in table.samples()]
     assert [row["text"] for row in found] == [
         [row["premise"] or "", row["hypothesis"] or ""] for row in rows
     ]
     test = columns.split("test")
     for number, name in enumerate(test["source_id"]):
-        values = predictor.read(found[int(name) - 1] | {"id": None})
+        values = predictor.read(found[int(name) - 1])
         for column in ("text", "text_length", TEXT_SECOND):
             np.testing.assert_array_equal(values[column], test[column][number])
     one = predictor.predict(text=("a man sleeps", "no cat sleeps")).tasks["label"].probabilities

@@ -6,7 +6,7 @@ from test_doctor import OUTPUTS, facts, lines, lines_of_partition
 from furnace_hpc.config.cluster import ClusterProfile, load_profile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.validation import validate
-from furnace_hpc.config.train_config import Resources
+from furnace_hpc.config.sections.resources import Resources
 from furnace_hpc.diagnostics.profile_writer import profile_of, write_profile
 from furnace_hpc.diagnostics.report import run_checks
 from furnace_hpc.diagnostics.slurm import slurm_checks

@@ -8,7 +8,8 @@ from forked_ranks import run_on_ranks
 from make import make_config
 
 from furnace_hpc.config.manifest import read_manifest
-from furnace_hpc.config.train_config import Resources, RunSpec
+from furnace_hpc.config.sections.resources import Resources
+from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import write_atomically

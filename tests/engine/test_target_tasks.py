@@ -22,7 +22,8 @@ from table_files import sentence
 from furnace_hpc import pack
 from furnace_hpc.config.manifest import read_manifest
 from furnace_hpc.config.parsing.lookup import find_file, read_json
-from furnace_hpc.config.train_config import Resources, RunSpec, TrainConfig
+from furnace_hpc.config.sections.resources import Resources
+from furnace_hpc.config.train_config import RunSpec, TrainConfig
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.host import lifecycle
 from furnace_hpc.inference.batch_predict import answer_file, to_text

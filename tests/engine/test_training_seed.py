@@ -8,8 +8,9 @@ import torch
 from make import make_config
 
 from furnace_hpc.config.manifest import read_manifest
+from furnace_hpc.config.sections.resources import Resources
 from furnace_hpc.config.seeds import pack_seed
-from furnace_hpc.config.train_config import Resources, RunSpec, TrainConfig
+from furnace_hpc.config.train_config import RunSpec, TrainConfig
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.engine import setup
 from furnace_hpc.engine.context import RunContext

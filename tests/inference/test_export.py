@@ -25,7 +25,7 @@ from furnace_hpc.data.columns import open_columns
 from furnace_hpc.engine.checkpoint.shards import whole_weights
 from furnace_hpc.export import main
 from furnace_hpc.inference import Predictor
-from furnace_hpc.inference.export import stored_row
+from furnace_hpc.inference.export_check import stored_row
 from furnace_hpc.inference.model_folder import (
     CONFIG,
     PROGRAM,

@@ -12,7 +12,7 @@ from use_study import write_run
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.inference import Predictor
-from furnace_hpc.inference.export import stored_row
+from furnace_hpc.inference.export_check import stored_row
 from furnace_hpc.model.scores import mean_prediction
 
 

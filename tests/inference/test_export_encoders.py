@@ -16,7 +16,7 @@ from use_work import ROWS
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.inference import Predictor
-from furnace_hpc.inference.export import stored_row
+from furnace_hpc.inference.export_check import stored_row
 from furnace_hpc.inference.model_folder import Exported
 
 MODALITIES = ("text", "image", "audio")

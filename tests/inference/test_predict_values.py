@@ -18,7 +18,7 @@ from furnace_hpc.data.sets.avmnist import plan_avmnist
 from furnace_hpc.data.sets.mmimdb import choose_plot
 from furnace_hpc.data.sets.tridigits.plan import VOCAB, encode
 from furnace_hpc.inference import Predictor
-from furnace_hpc.inference.export import stored_row
+from furnace_hpc.inference.export_check import stored_row
 from furnace_hpc.inference.preprocess import make_tokenizer
 
 

@@ -234,8 +234,28 @@ def test_a_contrastive_loss_keeps_its_samples(tmp_path, term):
 
     assert resume() is Action.RESUME  # 16 samples, over two processes or four
     with pytest.raises(
-        ConfigError, match=f"{term} compares .*: 16 when run .* began, now 8. Choose"
+        ConfigError, match=f"{term} depends on .*: 16 when run .* began, now 8. Choose"
     ):
+        resume("micro_batch_size=2")
+
+
+def test_mixup_keeps_its_micro_batch(tmp_path):
+    """It pairs samples of one process, so the number of processes may change."""
+    base = {"augment.mixup": 0.2, "micro_batch_size": 4}
+    rows = {"variants": {"base": base}, "seeds": [0]}
+    end(
+        begin(specs(**rows)[0], GridFolder(tmp_path / "study"), world_size=2),
+        "stopped",
+        exit_code=85,
+    )
+    four = ClusterProfile(name="c", executor="slurm", processes_per_node=4)
+
+    def resume(*settings):
+        overrides = read_overrides(list(settings))
+        return planned(tmp_path, grid(**rows), four, resume_with=overrides).runs[0].action
+
+    assert resume() is Action.RESUME
+    with pytest.raises(ConfigError, match=r"augment\.mixup depends on .*: 4 when .* now 2\. "):
         resume("micro_batch_size=2")
 
 

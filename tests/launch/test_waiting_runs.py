@@ -159,7 +159,7 @@ def test_a_follow_up_job_names_a_failed_source(tmp_path):
     assert why.startswith(f"needs the weights of {run['text-0'].run_id} (failed: ")
 
 
-def test_a_follow_up_job_finds_data_of_older_submissions(tmp_path, monkeypatch):
+def test_a_follow_up_job_finds_older_data(tmp_path, monkeypatch):
     """The first row of a chain was trained before, on data that no later row uses."""
     tmp_path.chmod(0o700)
     rows = CHAIN | {"text": CHAIN["text"] | {"data.name": "mmimdb"}}

@@ -162,7 +162,7 @@ def test_a_module_of_the_working_directory_is_not_used(package, tmp_path, monkey
         load(reference)
 
 
-def test_settings_of_an_encoder_that_is_not_used_are_refused(package, columns):
+def test_settings_of_unused_encoders_are_refused(package, columns):
     """A row that freezes an encoder which its network lacks would be the row without it."""
     row = {"model.network": f"{PACKAGE}.net:NoImages", "model.image.freeze": "all"}
     (found,) = check(package, columns, row)

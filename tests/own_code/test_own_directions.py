@@ -43,7 +43,7 @@ def test_steps_are_selected_by_the_direction(tmp_path):
     assert expand_rows(study(tmp_path, row))[0].config.selection_direction == "min"
 
 
-def test_trials_are_chosen_by_the_direction_of_the_table(tmp_path):
+def test_trials_are_chosen_by_the_direction(tmp_path):
     grid = study(tmp_path, metric=TABLE, direction="min", tune=TUNE)
     expand_rows(grid)
     assert (grid.tuning_metric, grid.tuning_direction) == (SELECTION, "min")

@@ -1,7 +1,6 @@
 """The shipped studies of the network: their rows, and that each row learns from the default set."""
 
 import itertools
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import read_grid
 from furnace_hpc.config.parsing.lookup import find_file
-from furnace_hpc.config.sections.model import ModelConfig
+from furnace_hpc.config.sections.model import FUSIONS
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.launch.planning.dataset_checks import fingerprints
@@ -60,7 +59,7 @@ def test_the_network_of_every_row_learns(name, small_root):
 def test_the_fusion_study_has_every_fusion():
     models = {name: row.config.model for name, row in rows_of("fusion").items()}
     found = {(model.fusion, model.fusion_layers) for model in models.values()}
-    every = get_args(ModelConfig.model_fields["fusion"].annotation)
+    every = FUSIONS
     assert {fusion for fusion, _ in found} == set(every)
     assert models["late"].fusion_layers == 0 < models["bottleneck"].fusion_layers
     same = [

@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from furnace_hpc.engine.checkpoint.shards import AVERAGE
+from furnace_hpc.engine.weights.average import update_average
 from furnace_hpc.runs.folder import RunFolder
 
 GLOBAL_BATCH, MADE_AT, MORE = 8, 3, 4  # samples; steps before the checkpoint; steps after it
 MOMENTS = ("exp_avg", "exp_avg_sq")
+BASE = ("fp32", *MOMENTS)
 Case = dict[str, Any]
-"""Keys: do (function), source (checkpoint), stage, zero (settings), precision, fusion."""
+"""Keys: do (function), source (checkpoint), stage, zero (settings), precision, fusion, ema."""
 
 
 class Network(nn.Module):
@@ -93,7 +96,9 @@ def resume(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
         **case,
         "processes": processes.world_size,
         "differences": {
-            kind: _difference(loaded[kind], known[kind]) for kind in ("fp32", *MOMENTS, "buffers")
+            kind: _difference(loaded[kind], known[kind])
+            for kind in (*BASE, AVERAGE, "buffers")
+            if kind in known
         },
         "same_groups": loaded["groups"] == known["groups"],
         "client_state": state,
@@ -199,10 +204,18 @@ def steps_of(engine: Any, case: Case, processes: Any, first: int, count: int) ->
             loss = nn.functional.cross_entropy(engine(x[mine]).float(), y[mine])
         engine.backward(loss)
         engine.step()
+        if decay := case.get("ema"):
+            update_average(engine, _with_average(decay), step + 1)
         losses.append(
             processes.all_reduce_sum(loss.detach().float().clone()).item() / processes.world_size
         )
     return losses
+
+
+def _with_average(decay: float) -> Any:
+    from make import make_config
+
+    return make_config(ema={"decay": decay})
 
 
 def _fusion_loss(engine: Any, step: int, mine: slice) -> Tensor:
@@ -221,7 +234,9 @@ def state_of(engine: Any) -> dict[str, Any]:
     """Collective. The whole state that loading must restore."""
     from deepspeed.utils import safe_get_full_fp32_param
 
-    state: dict[str, Any] = {kind: {} for kind in ("fp32", *MOMENTS)}
+    has_average = any(AVERAGE in state for state in state_of_adam(engine))
+    kept = (*MOMENTS, AVERAGE) if has_average else MOMENTS
+    state: dict[str, Any] = {kind: {} for kind in ("fp32", *kept)}
     for name, parameter in engine.module.named_parameters():
         whole = (
             safe_get_full_fp32_param(parameter)
@@ -229,7 +244,7 @@ def state_of(engine: Any) -> dict[str, Any]:
             else parameter.detach()
         )
         state["fp32"][name] = whole.clone()
-        for key in MOMENTS:
+        for key in kept:
             state[key][name] = _whole_moment(engine, parameter, key)
     state["buffers"] = {name: buffer.clone() for name, buffer in engine.module.named_buffers()}
     state["groups"] = [

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from furnace_hpc.config.parsing.lookup import find_file, read_json
-from furnace_hpc.config.train_config import Resources, RunSpec, TrainConfig
+from furnace_hpc.config.sections.resources import Resources
+from furnace_hpc.config.train_config import RunSpec, TrainConfig
 from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.metrics import MEASURED, read_metrics

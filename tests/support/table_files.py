@@ -118,7 +118,7 @@ def write_crema(folder: Path) -> Path:
 def write_meld(folder: Path) -> Path:
     """MELD: one CSV per split, and a clip for each utterance of a dialogue."""
     start = 0
-    for split, clips, dialogues in (("train", "train", 8), ("dev", "dev", 3), ("test", "test", 3)):
+    for split, clips, dialogues in (("train", "train", 8), ("dev", "val", 3), ("test", "test", 3)):
         rows = []
         for dialogue in range(dialogues):
             for utterance in range(3):
@@ -137,7 +137,7 @@ def write_meld(folder: Path) -> Path:
                     }
                 )
                 clip = f"dia{dialogue}_utt{utterance}.wav"
-                write_wav(folder / f"{clips}_splits" / clip, 5000 + number)
+                write_wav(folder / "clips" / clips / clip, 5000 + number)
         pl.DataFrame(rows).write_csv(folder / f"{split}_sent_emo.csv")
         start += 100
     return folder

@@ -12,7 +12,8 @@ from raw_sets import write_mmimdb, write_vocab
 from tables_study import result_of
 
 from furnace_hpc.config.manifest import read_manifest
-from furnace_hpc.config.train_config import Resources, RunSpec
+from furnace_hpc.config.sections.resources import Resources
+from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.data.decode.images import ImageKnobs
 from furnace_hpc.data.packing.pack import pack_files
 from furnace_hpc.data.packing.sample import PackPlan

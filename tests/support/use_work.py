@@ -11,7 +11,8 @@ from rank_work import FP32, MODALITIES, reader_of, zero_steps
 
 from furnace_hpc.config.manifest import read_manifest
 from furnace_hpc.config.metrics import subsets
-from furnace_hpc.config.train_config import Resources, RunSpec
+from furnace_hpc.config.sections.resources import Resources
+from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.runs.folder import RunFolder, write_atomically, write_json
 
 STEPS, ROWS = 3, 8

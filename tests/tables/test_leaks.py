@@ -10,7 +10,7 @@ from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.output.captions import caption, main_sentences
 
 SENTENCE = (
-    "The data has 3 image files, 1 groups in two splits (--allow-leak), so its scores are too good."
+    "The data has 3 image files, 1 group in two splits (--allow-leak), so its scores are too good."
 )
 
 
@@ -25,7 +25,7 @@ def table(path, leak):
 
 def test_captions_name_a_leak(tmp_path):
     """Once, in the short and in the full caption."""
-    ablation = table(tmp_path, "3 image files, 1 groups")
+    ablation = table(tmp_path, "3 image files, 1 group")
     assert main_sentences(ablation).count(SENTENCE) == 1
     assert caption(ablation, ()).count(SENTENCE) == 1
 

@@ -1,5 +1,7 @@
 """What a table says about epochs, and about runs that stopped early."""
 
+import csv
+import io
 from pathlib import Path
 
 from login_study import pack, planned
@@ -10,6 +12,7 @@ from furnace_hpc.launch.submission import write_submission
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.output.captions import caption
+from furnace_hpc.tables.output.render import to_runs_csv
 from furnace_hpc.tables.reading.submitted import submitted_runs
 from furnace_hpc.tables.table import Ablation
 
@@ -89,3 +92,10 @@ def test_a_note_names_rows_that_stopped_early(tmp_path):
 def test_no_note_if_no_run_stopped(tmp_path):
     ablation = stopped(tmp_path, {})
     assert not any("stopped early" in note.text for note in ablation.notes)
+
+
+def test_runs_csv_says_which_runs_stopped_early(tmp_path):
+    lines = csv.DictReader(io.StringIO(to_runs_csv(stopped(tmp_path, {"full": [200, 500]}))))
+    found = {(line["variant"], line["seed"]): line["stopped_early"] for line in lines}
+    assert found["full", "0"] == "True"
+    assert found["full", "1"] == found["base", "0"] == "False"

@@ -26,13 +26,8 @@ from furnace_hpc.config.metrics import is_one_of
 from furnace_hpc.config.parsing.lookup import find_file, read_json
 from furnace_hpc.config.parsing.source_text import Entry, SourceText
 from furnace_hpc.config.parsing.validation import MAX_PROBLEMS, Find, group_by_row, validate
-from furnace_hpc.config.train_config import (
-    UNKNOWN_STEPS,
-    Resources,
-    RunSpec,
-    TrainConfig,
-    check_metric,
-)
+from furnace_hpc.config.sections.resources import Resources
+from furnace_hpc.config.train_config import UNKNOWN_STEPS, RunSpec, TrainConfig, check_metric
 
 MAX_RUNS = 100_000  # a larger grid is a mistake in its axes
 MAX_KEYS = 1000  # of a row; the time for a key grows with their number

@@ -6,8 +6,9 @@ from typing import Any
 
 from furnace_hpc.config.grids.ablate import Overrides
 from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.sections.resources import Resources
 from furnace_hpc.config.seeds import pack_seed
-from furnace_hpc.config.train_config import Resources, RunSpec, TrainConfig
+from furnace_hpc.config.train_config import RunSpec, TrainConfig
 
 
 @dataclass(frozen=True)

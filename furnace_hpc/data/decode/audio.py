@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import soundfile
@@ -54,26 +54,62 @@ class SoundKnobs(BaseModel):
         """Return the duration of the stored frames."""
         return self.frames * self.hop / self.sample_rate_hz
 
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """Return the slow modules that `stored` imports."""
+        return ("librosa.feature.spectral",)
+
+    @property
+    def statistics(self) -> None:
+        """Return None: batches are standardised by the mean and deviation of the train split."""
+
+    def blank(self) -> tuple[NDArray[np.float16], NDArray[np.int16]]:
+        """Return zeros [K, F], and the length of an absent sound."""
+        return np.zeros((self.coefficients, self.frames), np.float16), np.array(1, np.int16)
+
+    def stored(self, wave: Wave) -> tuple[NDArray[np.float16], int]:
+        """Return coefficients [K, F], zeros after the end, and the true length in frames."""
+        return _coefficients(wave, self)
+
+
+class WaveKnobs(Protocol):
+    """How a sound becomes one waveform."""
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Return the rate after resampling, in Hz."""
+
+    @property
+    def channels(self) -> Literal["mean", "first"]:
+        """Return how stereo becomes mono."""
+
+
+class StoredKnobs(WaveKnobs, Protocol):
+    """How a sound is stored."""
+
+    def stored(self, wave: Wave) -> tuple[NDArray[Any], int]:
+        """Return the stored values of a waveform, and its true length."""
+
 
 def read_sound(
-    path: Path, knobs: SoundKnobs, segment: Segment | None = None
-) -> tuple[NDArray[np.float16], int]:
-    """Return coefficients [K, F], zeros after the end, and the sound's true length in frames.
+    path: Path, knobs: StoredKnobs, segment: Segment | None = None
+) -> tuple[NDArray[Any], int]:
+    """Return stored values, such as coefficients [K, F], and the sound's true length.
 
     Raises:
         Unusable: the file is missing, empty, truncated or no sound, or a value is not finite. Or
             the segment is outside the file.
     """
-    return _coefficients(read_wave(path, knobs, segment), knobs)
+    return knobs.stored(read_wave(path, knobs, segment))
 
 
 def read_sound_bytes(
-    content: bytes, knobs: SoundKnobs, segment: Segment | None = None
-) -> tuple[NDArray[np.float16], int]:
-    """Return the coefficients of a sound file that is inside another file, as `read_sound` does."""
+    content: bytes, knobs: StoredKnobs, segment: Segment | None = None
+) -> tuple[NDArray[Any], int]:
+    """Return the stored values of a sound file that is inside another file."""
     if not content:
         raise Unusable("empty")
-    return _coefficients(read_wave_bytes(content, knobs, segment), knobs)
+    return knobs.stored(read_wave_bytes(content, knobs, segment))
 
 
 def _coefficients(wave: Wave, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]:
@@ -93,7 +129,7 @@ def _coefficients(wave: Wave, knobs: SoundKnobs) -> tuple[NDArray[np.float16], i
     return stored, length
 
 
-def read_wave(path: Path, knobs: SoundKnobs, segment: Segment | None = None) -> Wave:
+def read_wave(path: Path, knobs: WaveKnobs, segment: Segment | None = None) -> Wave:
     """Return the mono waveform [S] at the wanted rate, full scale 1. Errors as in `read_sound`.
 
     Args:
@@ -109,17 +145,17 @@ def read_wave(path: Path, knobs: SoundKnobs, segment: Segment | None = None) -> 
     return _mono(*_decode(path, checked, segment), knobs)
 
 
-def read_wave_bytes(content: bytes, knobs: SoundKnobs, segment: Segment | None = None) -> Wave:
+def read_wave_bytes(content: bytes, knobs: WaveKnobs, segment: Segment | None = None) -> Wave:
     """Return the waveform of a sound file that is inside another file, as `read_wave` does."""
     return _wave_of(check_sound(content), knobs, segment)
 
 
-def _wave_of(checked: CheckedSound, knobs: SoundKnobs, segment: Segment | None) -> Wave:
+def _wave_of(checked: CheckedSound, knobs: WaveKnobs, segment: Segment | None) -> Wave:
     with _file_in_memory(checked.content) as descriptor:
         return _mono(*_decode(descriptor, checked, segment), knobs)
 
 
-def _mono(values: NDArray[np.float32], rate: int, knobs: SoundKnobs) -> Wave:
+def _mono(values: NDArray[np.float32], rate: int, knobs: WaveKnobs) -> Wave:
     if len(values) == 0:
         raise Unusable("empty", "no samples")
     if not np.isfinite(values).all():

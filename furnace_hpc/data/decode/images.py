@@ -3,7 +3,7 @@
 import io
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,9 +48,34 @@ class ImageKnobs(BaseModel):
         default="bicubic", description="Pillow's resampling filter"
     )
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return channels, height and width of a stored image."""
+        return 3, self.size, self.size
 
-def read_image(path: Path, knobs: ImageKnobs) -> NDArray[np.uint8]:
-    """Return pixels [3, size, size], upright by the EXIF orientation, with transparency on white.
+    @property
+    def decoded_side(self) -> int | None:
+        """Return the side at which a JPEG may be decoded."""
+        return 2 * self.size
+
+    def fitted(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Return the pixels [3, size, size] of an RGB image."""
+        return fit_image(image, self)
+
+
+class PixelKnobs(Protocol):
+    """How an image is stored."""
+
+    @property
+    def decoded_side(self) -> int | None:
+        """Return the side at which a JPEG may be decoded. None: at its full size."""
+
+    def fitted(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Return the stored pixels [3, H, W] of an RGB image."""
+
+
+def read_image(path: Path, knobs: PixelKnobs) -> NDArray[np.uint8]:
+    """Return pixels [3, H, W], upright by the EXIF orientation, with transparency on white.
 
     Raises:
         Unusable: the file is missing, empty, truncated, not finite or no image.
@@ -59,14 +84,14 @@ def read_image(path: Path, knobs: ImageKnobs) -> NDArray[np.uint8]:
         return _read(file, knobs)
 
 
-def read_image_bytes(content: bytes, knobs: ImageKnobs) -> NDArray[np.uint8]:
+def read_image_bytes(content: bytes, knobs: PixelKnobs) -> NDArray[np.uint8]:
     """Return the pixels of an image file that is inside another file, as `read_image` does."""
     if not content:
         raise Unusable("empty")
     return _read(io.BytesIO(content), knobs)
 
 
-def _read(file: IO[bytes], knobs: ImageKnobs) -> NDArray[np.uint8]:
+def _read(file: IO[bytes], knobs: PixelKnobs) -> NDArray[np.uint8]:
     try:
         return _decode(file, knobs)
     except Unusable:
@@ -80,10 +105,11 @@ def _read(file: IO[bytes], knobs: ImageKnobs) -> NDArray[np.uint8]:
         raise error from None
 
 
-def _decode(file: IO[bytes], knobs: ImageKnobs, exif: bytes = b"") -> NDArray[np.uint8]:
+def _decode(file: IO[bytes], knobs: PixelKnobs, exif: bytes = b"") -> NDArray[np.uint8]:
     with Image.open(file, formats=_FORMATS) as image:
         # A JPEG decoder can decode at a smaller size, which must be at least twice the final one.
-        image.draft(image.mode, (2 * knobs.size, 2 * knobs.size))
+        if side := knobs.decoded_side:
+            image.draft(image.mode, (side, side))
         _scale_transparency(image)
         image.load()
         if exif:
@@ -92,7 +118,7 @@ def _decode(file: IO[bytes], knobs: ImageKnobs, exif: bytes = b"") -> NDArray[np
         method = _UPRIGHT.get(_orientation(image))
         if method is not None:
             upright = image.transpose(method)
-        return fit_image(to_rgb(upright), knobs)
+        return knobs.fitted(to_rgb(upright))
 
 
 def _bare(file: IO[bytes]) -> tuple[bytes, bytes] | None:

@@ -4,7 +4,9 @@ Nothing is downloaded. Only the library `tokenizers` is used: transformers uses 
 eight seconds to import.
 """
 
+import itertools
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import BertWordPieceTokenizer, Encoding, Tokenizer
 
+from furnace_hpc.config.augmentation import SPECIAL_TOKENS
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Manifest
 from furnace_hpc.config.parsing.utf8_path import utf8_path
+from furnace_hpc.config.preprocessing.text import TextNeeds
 from furnace_hpc.config.pretrained_files import find_file
 from furnace_hpc.data.decode.tokenizer_errors import TokenizerError, tokenizer_errors
 from furnace_hpc.data.packing.rejects import Unusable
@@ -31,8 +35,15 @@ MAX_IDS = 10_000_000  # weights have a row for every id up to the largest
 class TokenReader:
     """A tokenizer with a fixed length. Its ids equal those of transformers' BertTokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, max_tokens: int, needs: TextNeeds | None = None
+    ) -> None:
         """Check the tokenizer.
+
+        Args:
+            tokenizer: of any kind.
+            max_tokens: stored per text.
+            needs: of the encoder that the ids are for. None: they are padded with [PAD].
 
         Raises:
             ConfigError: it has no [PAD], cannot encode, or has ids or tokens beyond the limits.
@@ -40,10 +51,10 @@ class TokenReader:
         self._tokenizer, self.max_tokens = tokenizer, max_tokens
         try:
             with tokenizer_errors():
-                pad = tokenizer.token_to_id("[PAD]")
+                pad = needs.pad_id if needs else tokenizer.token_to_id("[PAD]")
                 words = tokenizer.get_vocab(with_added_tokens=True)
                 tokenizer.no_padding()
-                tokenizer.enable_truncation(max_tokens)
+                tokenizer.enable_truncation(max_tokens, direction=needs.cut if needs else "right")
                 around = len(tokenizer.encode("").ids)
         except TokenizerError as error:
             raise ConfigError(
@@ -57,7 +68,9 @@ class TokenReader:
                 f"{max_tokens}: raise --max-tokens"
             )
         self.pad_id = int(pad)
-        self.vocab_size = 1 + max(words.values())  # not len(words): ids may have gaps
+        self._is_fixed = needs is not None and needs.is_fixed
+        self.special_tokens = {name: words[name] for name in SPECIAL_TOKENS if name in words}
+        self.vocab_size = 1 + max(self.pad_id, *words.values())  # not len(words): ids may have gaps
         if self.vocab_size > MAX_IDS:
             raise ConfigError(
                 f"the tokenizer has the id {self.vocab_size - 1:,}, more than {MAX_IDS:,}: "
@@ -78,11 +91,13 @@ class TokenReader:
     def encode(self, text: str) -> tuple[NDArray[np.integer[Any]], int]:
         """Return padded ids [max_tokens], and the number of ids without padding.
 
+        An encoder that was trained without a mask also sees the padding: all ids count.
+
         Raises:
             Unusable: the tokenizer fails, for example a regular expression backtracks too often.
         """
         ids = self._encoded(text).ids
-        return self._padded(ids), len(ids)
+        return self._padded(ids), self._length(ids)
 
     def encode_pair(self, first: str, second: str) -> tuple[NDArray[np.integer[Any]], int, int]:
         """Return padded ids, their number, and the place of the second text's first token.
@@ -102,7 +117,7 @@ class TokenReader:
         made = self._encoded(first, second)
         types = made.type_ids
         place = types.index(1) if 1 in types else len(made.ids)
-        return self._padded(made.ids), len(made.ids), place
+        return self._padded(made.ids), self._length(made.ids), place
 
     def _encoded(self, text: str, second: str | None = None) -> Encoding:
         try:
@@ -116,20 +131,39 @@ class TokenReader:
         padded[: len(ids)] = ids
         return padded
 
+    def _length(self, ids: list[int]) -> int:
+        return self.max_tokens if self._is_fixed else len(ids)
+
+    def encode_all(self, texts: Sequence[str]) -> tuple[NDArray[Any], NDArray[np.int16]] | None:
+        """Return padded ids [N, max_tokens] and lengths [N]. None if the tokenizer fails."""
+        try:
+            with tokenizer_errors():
+                found = [made.ids for made in self._tokenizer.encode_batch_fast(list(texts))]
+        except TokenizerError:
+            return None
+        lengths = np.array([len(ids) for ids in found], np.int16)
+        padded = np.full((len(found), self.max_tokens), self.pad_id, self.dtype)
+        flat = np.fromiter(itertools.chain.from_iterable(found), self.dtype, int(lengths.sum()))
+        padded[np.arange(self.max_tokens) < lengths[:, None]] = flat
+        if self._is_fixed:
+            lengths[:] = self.max_tokens
+        return padded, lengths
+
 
 @lru_cache(maxsize=2)
-def load_tokenizer(name: str, max_tokens: int) -> TokenReader:
+def load_tokenizer(name: str, max_tokens: int, needs: TextNeeds | None = None) -> TokenReader:
     """Load a tokenizer.
 
     Args:
         name: a folder with tokenizer.json or vocab.txt, or a model in the hub's cache.
         max_tokens: tokens per text.
+        needs: of the encoder that the ids are for.
 
     Raises:
         ConfigError: there is no such folder or model. Nothing is downloaded.
     """
     if path := _find(name):
-        return TokenReader(_open(path), max_tokens)
+        return TokenReader(_open(path), max_tokens, needs)
     if Path(name).is_dir():
         raise ConfigError(
             f"folder {name!r} has neither {' nor '.join(FILES)}: give a tokenizer's folder"

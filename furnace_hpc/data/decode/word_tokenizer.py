@@ -4,18 +4,29 @@ The pack's manifest lists the words, so `furnace predict` makes the same tokeniz
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 
+if TYPE_CHECKING:  # only packing needs it
+    import polars as pl
+
 WORDS = "words"  # name of this tokenizer in options and manifests
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 # A word, or one character that is neither a letter, digit, underscore nor space. polars and
 # `tokenizers` read this expression in the same way.
 PATTERN = r"\w+|[^\w\s]"
+# Characters that the two libraries classify or lower differently, and those that no test compares.
+OTHER = (
+    "[\u00b2\u00b3\u00b9\u00bc-\u00be\u03a3\u200c\u200d\U00010000-\U0001efff\U0001fb00-\U0010ffff]"
+)
 
 
 def word_tokenizer(words: Sequence[str]) -> Tokenizer:
@@ -29,3 +40,33 @@ def word_tokenizer(words: Sequence[str]) -> Tokenizer:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special
     )
     return tokenizer
+
+
+def encode_words(
+    texts: "pl.Series", words: tuple[str, ...], max_tokens: int, dtype: str
+) -> tuple[NDArray[Any], NDArray[np.int16]]:
+    """Return padded ids [N, max_tokens] and lengths [N]: those of `word_tokenizer`, but faster.
+
+    Args:
+        texts: without null, and without characters of `OTHER`.
+        words: the vocabulary.
+        max_tokens: ids of a text, with those of [CLS] and [SEP].
+        dtype: of the ids.
+    """
+    pad, unknown, start, end = range(len(SPECIAL))
+    found = texts.str.to_lowercase().str.extract_all(PATTERN).list.head(max_tokens - 2)
+    lengths = found.list.len().to_numpy().astype(np.int16)
+    known = found.explode().drop_nulls().cast(_enum(words), strict=False)
+    ids = known.to_physical().fill_null(unknown).to_numpy()
+    padded = np.full((len(texts), max_tokens), pad, dtype)
+    padded[:, 0] = start
+    padded[:, 1:][np.arange(max_tokens - 1) < lengths[:, None]] = ids
+    padded[np.arange(len(texts)), lengths + 1] = end
+    return padded, lengths + np.int16(2)
+
+
+@lru_cache(maxsize=2)
+def _enum(words: tuple[str, ...]) -> "pl.Enum":
+    import polars as pl
+
+    return pl.Enum(words)

@@ -7,20 +7,25 @@ T tokens or frames of sound, N samples, F frames of a clip.
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from furnace_hpc.config.manifest import TEXT_SECOND
+from furnace_hpc.config.manifest import TEXT_SECOND, waveform_of
 from furnace_hpc.data.columns import Array, Columns
+from furnace_hpc.data.jpeg_images import JpegColumn
+from furnace_hpc.data.loading.augment import Augmenter, DrawnSamples
 from furnace_hpc.data.loading.numbers import prepared_numbers
 from furnace_hpc.data.loading.targets import balanced_weights, target_scales
+from furnace_hpc.data.loading.waveforms import prepared_waveforms
 
 TEXT_MULTIPLE = 8  # tokens: matrix units are fastest at multiples of 8
 
 Rows = NDArray[np.int64]
+Source = Array | JpegColumn
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,15 @@ class HostBatch:
     """Modalities that all samples have, with valid values at all positions."""
 
 
+class Mix(NamedTuple):
+    """Mixup of a batch: weight x sample + (1 - weight) x partner."""
+
+    partner_B: Tensor
+    """Place of each sample's partner in the batch, int64."""
+    weight_B: Tensor
+    """Weight of the sample itself, float32."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """The input of one forward pass and its loss, on the device."""
@@ -42,11 +56,11 @@ class Batch:
     rows: Rows
     """Row numbers of the samples in the split's columns."""
     inputs: dict[str, Tensor]
-    """text [B, T] int64; image [B, C, H, W] and audio [B, C, T] float32, standardised. numbers
-    [B, N, 2] float32: standardised, and whether each is known."""
+    """text [B, T] int64; image [B, C, H, W] and audio [B, C, T] float32, standardised. Waveforms
+    are [B, T]. numbers [B, N, 2] float32: standardised, and whether each is known."""
     lengths: dict[str, Tensor]
-    """Valid tokens or frames of text and audio, [B] int64. Of text pairs also `text_second`: the
-    place of the second text's first token."""
+    """Valid tokens, frames or samples of text and audio, [B] int64. Of text pairs also
+    `text_second`: the place of the second text's first token."""
     present_BM: Tensor
     """Whether each sample has each modality, bool, in the order of `modalities`."""
     labels: dict[str, Tensor]
@@ -56,6 +70,8 @@ class Batch:
     """Modalities that all samples have, with valid values at all positions. The host knows it."""
     class_weights: Mapping[str, Tensor] = field(default_factory=dict)
     """Task -> weight of each class in the training loss [C]."""
+    mix: Mix | None = None
+    """How mixup mixes the samples. None: not at all."""
 
 
 class BatchReader:
@@ -72,9 +88,13 @@ class BatchReader:
         manifest = columns.manifest
         self.device = device
         self.num_samples: int = manifest.splits[split]  # type: ignore[index]
+        self._waveform = waveform_of(manifest)
         self.image_frames = manifest.image_frames if "image" in modalities else None
         # Plain arrays over the maps: numpy's memmap class adds a Python call per view.
-        self._arrays = {name: np.asarray(array) for name, array in columns.split(split).items()}
+        self._arrays: dict[str, Any] = {
+            name: array if isinstance(array, JpegColumn) else np.asarray(array)
+            for name, array in columns.split(split).items()
+        }
         self._modalities = modalities
         self._kinds = {task: manifest.labels[task].kind for task in tasks}
         self._num_classes = {task: len(manifest.labels[task].classes) for task in tasks}
@@ -92,11 +112,16 @@ class BatchReader:
         }
         wanted = [*modalities, *(f"{modality}_length" for modality in modalities), "present"]
         wanted += [TEXT_SECOND] if "text" in modalities else []
-        self._sources = {name: self._arrays[name] for name in wanted if name in self._arrays}
+        self._sources: dict[str, Source] = {
+            name: self._arrays[name] for name in wanted if name in self._arrays
+        }
         self._sources |= {f"label.{task}": self._arrays[f"label.{task}"] for task in tasks}
         if self.image_frames:  # then every frame is a row
             clips = self._arrays["image"]
-            self._sources["image"] = clips.reshape(-1, *clips.shape[2:])
+            if not isinstance(clips, JpegColumn):  # it counts frames already
+                self._sources["image"] = clips.reshape(-1, *clips.shape[2:])
+        self.augmenter: Augmenter | None = None
+        """Changes samples whose epochs are given to `gather`."""
         self._spare: deque[dict[str, Tensor]] = deque()
 
     def read(self, rows: Rows, frames: Rows | None = None) -> Batch:
@@ -108,8 +133,15 @@ class BatchReader:
         """
         return self.to_device(self.gather(rows, frames))
 
-    def gather(self, rows: Rows, frames: Rows | None = None) -> HostBatch:
+    def gather(
+        self, rows: Rows, frames: Rows | None = None, epochs: Rows | None = None
+    ) -> HostBatch:
         """Copy these samples from the maps. It waits for the disk if they are not in memory.
+
+        Args:
+            rows: samples [B].
+            frames: the frame of each sample's clip, [B]. None is the middle frame.
+            epochs: the epoch of each sample, [B]. None: samples are not augmented.
 
         Raises:
             IndexError: there is no such sample.
@@ -122,13 +154,21 @@ class BatchReader:
         buffers: dict[str, Tensor] = {}
         if self._spare:
             buffers = self._spare.pop()
-        columns = {}
+        columns: dict[str, Tensor] = {}
+        drawn = None
+        if self.augmenter and epochs is not None:
+            drawn = self.augmenter.draw(rows, epochs)
         for name, source in self._sources.items():
             source_rows = rows
             if name == "image" and self.image_frames:
                 shown = self.image_frames // 2 if frames is None else frames
                 source_rows = rows * self.image_frames + shown
-            columns[name] = self._take(name, source, source_rows, buffers)
+            columns[name] = self._take(name, source, source_rows, buffers, drawn)
+        if self.augmenter and drawn:
+            is_cropped = isinstance(self._sources.get("image"), JpegColumn)
+            values = {name: column.numpy() for name, column in columns.items()}
+            self.augmenter.apply(values, drawn, is_cropped)
+            columns |= self._mixed(self.augmenter.mix(drawn))
         columns = cut_text(columns)
         if self._is_pinned:
             columns = {name: self._contiguous(column) for name, column in columns.items()}
@@ -139,7 +179,7 @@ class BatchReader:
         moved = self._copies.to_device(host.columns)
         batch = Batch(
             rows=host.rows,
-            inputs={name: self._standardised(name, moved[name]) for name in self._modalities},
+            inputs={name: self._standardised(name, moved) for name in self._modalities},
             lengths={
                 modality: moved[f"{modality}_length"].to(torch.int64, copy=True)
                 for modality in self._modalities
@@ -150,6 +190,7 @@ class BatchReader:
             labels={task: self._labels(task, moved[f"label.{task}"]) for task in self._kinds},
             complete=host.complete,
             class_weights=self.class_weights,
+            mix=_mix_of(moved),
         )
         # A GPU may still be reading, and torch reuses pinned memory itself.
         if self.device.type == "cpu":
@@ -175,19 +216,64 @@ class BatchReader:
 
     def column(self, name: str) -> NDArray[np.generic]:
         """Return a whole column, for predictions."""
-        return self._arrays[name]
+        column: NDArray[np.generic] = self._arrays[name]
+        return column
 
-    def _take(self, name: str, source: Array, rows: Rows, buffers: dict[str, Tensor]) -> Tensor:
-        """Return rows of a source. Buffers are reused: new memory takes as long as the copy."""
-        buffer = buffers.get(name)
-        if buffer is None or len(buffer) < len(rows):
-            dtype = torch.from_numpy(np.empty(0, source.dtype)).dtype
-            buffer = buffers[name] = torch.empty(
-                (len(rows), *source.shape[1:]), dtype=dtype, pin_memory=self._is_pinned
-            )
-        taken = buffer[: len(rows)]
+    def _mixed(self, mix: tuple[Rows, NDArray[np.float32]] | None) -> dict[str, Tensor]:
+        if mix is None:
+            return {}
+        parts = [torch.from_numpy(part) for part in mix]
+        if self._is_pinned:
+            parts = [part.pin_memory() for part in parts]
+        return dict(zip(_MIX, parts, strict=True))
+
+    def _take(
+        self,
+        name: str,
+        source: Source,
+        rows: Rows,
+        buffers: dict[str, Tensor],
+        drawn: DrawnSamples | None,
+    ) -> Tensor:
+        """Return rows of a source."""
+        if isinstance(source, JpegColumn):
+            taken = self._buffer(name, source, len(rows), buffers)
+            source.take(rows, taken.numpy(), drawn.boxes if drawn else None)
+            return taken
+        if name == "audio" and self._waveform:
+            return self._take_waveforms(source, rows, buffers)
+        taken = self._buffer(name, source, len(rows), buffers)
         # the default mode copies everything twice
         np.take(source, rows, axis=0, out=taken.numpy(), mode="clip")
+        return taken
+
+    def _buffer(self, name: str, source: Source, count: int, buffers: dict[str, Tensor]) -> Tensor:
+        """Return memory for rows. It is reused: new memory takes as long as the copy."""
+        buffer = buffers.get(name)
+        if buffer is None or len(buffer) < count:
+            dtype = torch.from_numpy(np.empty(0, source.dtype)).dtype
+            shape = source.shape[1:]
+            if isinstance(source, JpegColumn):
+                shape = shape[-3:]
+            buffer = buffers[name] = torch.empty(
+                (count, *shape), dtype=dtype, pin_memory=self._is_pinned
+            )
+        return buffer[:count]
+
+    def _take_waveforms(self, source: Array, rows: Rows, buffers: dict[str, Tensor]) -> Tensor:
+        """Return sounds of a source, up to the end of the longest one. Padding is not read."""
+        lengths = self._arrays["audio_length"][rows]
+        num_samples = int(lengths.max(initial=1))
+        size = len(rows) * num_samples
+        buffer = buffers.get("audio")
+        if buffer is None or len(buffer) < size:
+            buffer = buffers["audio"] = torch.empty(
+                size, dtype=torch.int16, pin_memory=self._is_pinned
+            )
+        taken = buffer[:size].view(len(rows), num_samples)
+        for to, row, length in zip(taken.numpy(), rows, lengths, strict=True):
+            to[:length] = source[row, :length]
+            to[length:] = 0
         return taken
 
     @property
@@ -216,7 +302,11 @@ class BatchReader:
                 complete.add(modality)
         return frozenset(complete)
 
-    def _standardised(self, modality: str, values: Tensor) -> Tensor:
+    def _standardised(self, modality: str, moved: dict[str, Tensor]) -> Tensor:
+        values = moved[modality]
+        if modality == "audio" and self._waveform:
+            lengths = moved["audio_length"]
+            return prepared_waveforms(values, lengths, self._waveform.normalises)
         if modality == "text":
             return values.to(torch.int64, copy=True)
         if modality == "numbers":
@@ -274,6 +364,13 @@ def cut_text(columns: dict[str, Tensor]) -> dict[str, Tensor]:
     return columns | {"text": columns["text"][:, :num_tokens]}
 
 
+def _mix_of(moved: dict[str, Tensor]) -> Mix | None:
+    if _MIX[0] not in moved:
+        return None
+    return Mix(*(moved[name] for name in _MIX))
+
+
+_MIX = ("mix.partner", "mix.weight")
 _LABEL_DTYPES = {
     "multi_label": torch.float32,
     "single_label": torch.int64,

@@ -28,6 +28,7 @@ class BatchRequest(NamedTuple):
 
     rows: Rows
     frames: Rows | None = None
+    epochs: Rows | None = None
 
 
 class BatchPrefetcher:
@@ -131,16 +132,18 @@ class TrainBatches:
             rows = step_indices(
                 reader.num_samples, self._seed, step, global_batch_size, self._weights
             )
+            epochs = step_epochs(reader.num_samples, step, global_batch_size)
             frames = None
             if reader.image_frames:
-                epochs = step_epochs(reader.num_samples, step, global_batch_size)
                 frames = drawn_frames(reader.image_frames, self._seed, epochs, rows)
             for micro_step in range(self._micro_steps):
                 part = (self._rank, self._world_size, micro_batch_size, micro_step)
                 own_frames = None
                 if frames is not None:
                     own_frames = rank_indices(frames, *part)
-                yield BatchRequest(rank_indices(rows, *part), own_frames)
+                yield BatchRequest(
+                    rank_indices(rows, *part), own_frames, rank_indices(epochs, *part)
+                )
 
 
 def _enter(device: torch.device) -> None:

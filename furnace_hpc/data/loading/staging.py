@@ -159,21 +159,24 @@ def _check_room(columns: Columns, place: Path) -> None:
 
 
 def _copy(source: Path, target: Path, report: Callable[[], None], pool: Executor) -> str:
-    """Copy one .npy file with all threads of the pool. Return the hash of its array's bytes."""
+    """Copy one file with all threads of the pool.
+
+    Return the hash of its bytes, without the header if it is an .npy file.
+    """
     digest = xxhash.xxh3_128()
     with open_regular(source) as read, target.open("wb") as write:
         copy_block = partial(_copy_block, read.fileno(), write.fileno())
         starts = iter(range(0, os.fstat(read.fileno()).st_size, CHUNK_BYTES))
         pending = deque(pool.submit(copy_block, start) for start in islice(starts, AHEAD))
-        is_first = True
+        has_header = source.suffix == ".npy"
         while pending:
             block = pending.popleft().result()
             pending.extend(pool.submit(copy_block, start) for start in islice(starts, 1))
-            if is_first:
+            if has_header:
                 digest.update(memoryview(block)[_header_bytes(block) :])
             else:
                 digest.update(block)
-            is_first = False
+            has_header = False
             report()
         os.fsync(write.fileno())
     return digest.hexdigest()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import Column, Manifest, Statistics
+from furnace_hpc.config.manifest import Column, Manifest, Statistics, column_file
 from furnace_hpc.console.progress_bar import Report
 from furnace_hpc.data.columns import (
     check_replaceable,
@@ -159,15 +159,18 @@ def _publish(plan: PackPlan, writer: ResumableWriter, out: Path, report: Report)
     """Write final headers, hashes and the manifest, and rename the folder into place."""
     writer.seal()
     progress = writer.progress
-    columns = {
-        name: Column(dtype=value.dtype.name, shape=value.shape)
-        for name, value in plan.blank.items()
-    }
-    columns |= _write_derived(plan, writer.columns)
-    files, names = {}, [(split, name) for split in plan.rows for name in columns]
-    for number, (split, name) in enumerate(names):
+    columns = _described(plan) | _write_derived(plan, writer.columns)
+    files, names = (
+        {},
+        [
+            f"{split}/{column_file(name, column)}"
+            for split in plan.rows
+            for name, column in columns.items()
+        ],
+    )
+    for number, name in enumerate(names):
         report("hashes", number, len(names))
-        files[f"{split}/{name}.npy"] = writer.stored(split, name)
+        files[name] = writer.stored(name)
     report("hashes", len(names), len(names))
     content = {
         "dataset": plan.dataset,
@@ -183,9 +186,11 @@ def _publish(plan: PackPlan, writer: ResumableWriter, out: Path, report: Report)
             if name in progress.moments
         }
         | _number_statistics(plan, writer.columns)
+        | dict(plan.statistics)
         | _target_statistics(plan, writer.columns),
         "vocab_size": plan.vocab_size,
         "pad_id": plan.pad_id,
+        "special_tokens": plan.special_tokens,
         "counts": _counts(plan, writer),
         "preprocessing": plan.settings,
         "versions": package_versions(),
@@ -207,6 +212,18 @@ def _number_statistics(plan: PackPlan, folder: Path) -> dict[str, Statistics]:
     return {"numbers": number_statistics(map_file(folder / "train" / "numbers.npy"))}
 
 
+def _described(plan: PackPlan) -> dict[str, Column]:
+    """Return the type of each rendered column."""
+    columns = {
+        name: Column(dtype=value.dtype.name, shape=value.shape)
+        for name, value in plan.stored.items()
+    }
+    if plan.jpeg:
+        shape = (*plan.blank["image"].shape[:-2], plan.jpeg.size, plan.jpeg.size)
+        columns["image"] = Column(dtype="uint8", shape=shape, jpeg=plan.jpeg)
+    return columns
+
+
 def _target_statistics(plan: PackPlan, folder: Path) -> dict[str, Statistics]:
     """Return `label.<task>` -> mean and deviation over the train split, for each regression."""
     return {
@@ -221,7 +238,7 @@ def _write_derived(plan: PackPlan, folder: Path) -> dict[str, Column]:
     if plan.derive is None:
         return {}
     arrays = {
-        split: {name: map_file(folder / split / f"{name}.npy") for name in plan.blank}
+        split: {name: map_file(folder / split / f"{name}.npy") for name in plan.stored}
         for split in plan.rows
     }
     derived = {}

@@ -3,8 +3,9 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import typer
 from pydantic import BaseModel, ValidationError
 
 from furnace_hpc.config.errors import ConfigError, nearest
@@ -16,6 +17,16 @@ if TYPE_CHECKING:  # they import numpy, which is too slow for --help
     from furnace_hpc.data.packing.sample import PackPlan
 
 Knobs = TypeVar("Knobs", bound=BaseModel)
+ImageStore = Annotated[
+    str, typer.Option(help="pixels, or jpeg: a tenth of the bytes, decoded in training.")
+]
+StoredSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PX",
+        help="Larger height and width of stored images, for random crops. With --image-store jpeg.",
+    ),
+]
 
 
 def knobs_of(kind: type[Knobs], prefix: str = "", **options: Any) -> Knobs:
@@ -41,6 +52,28 @@ def choice(option: str, given: str, valid: tuple[str, ...]) -> Any:
     if given not in valid:
         raise ConfigError(f"{option} is {given!r}; {nearest(given, valid)}")
     return given
+
+
+def stored_size_of(store: str, size: int, stored_size: int | None) -> int:
+    """Return the height and width of stored images.
+
+    Raises:
+        ConfigError: the options contradict each other.
+    """
+    choice("--image-store", store, ("pixels", "jpeg"))
+    if stored_size is None:
+        return size
+    if store != "jpeg":
+        raise ConfigError(
+            f"--image-stored-size is {stored_size} and --image-store is {store}. Add "
+            "--image-store jpeg"
+        )
+    if stored_size < size:
+        raise ConfigError(
+            f"--image-stored-size is {stored_size}, less than --image-size {size}. Give at least "
+            "that"
+        )
+    return stored_size
 
 
 def pack_plan(

@@ -18,8 +18,9 @@ import numpy as np
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import StoredFile
 from furnace_hpc.data.columns import content_hash, map_file, write_header
+from furnace_hpc.data.jpeg_images import file_hash
 from furnace_hpc.data.packing.rendering import Rendered
-from furnace_hpc.data.packing.sample import PackPlan
+from furnace_hpc.data.packing.sample import PackPlan, Values
 from furnace_hpc.data.packing.statistics import Moments
 from furnace_hpc.host.durable_files import replace_file, sync, synced_file
 from furnace_hpc.host.regular_file import read_regular
@@ -38,6 +39,8 @@ class PackProgress:
     """split -> rows with at least one refusal."""
     refused_bytes: int = 0
     moments: dict[str, Moments] = field(default_factory=dict)
+    jpeg_bytes: dict[str, int] = field(default_factory=dict)
+    """split -> bytes of its JPEG files. Empty if images are stored as pixels."""
 
 
 class ResumableWriter:
@@ -50,6 +53,8 @@ class ResumableWriter:
         self._plan = plan
         fresh = dict.fromkeys(plan.rows, 0)
         self.progress = PackProgress(plan.settings, fresh, dict(fresh), dict(fresh))
+        if plan.jpeg:
+            self.progress.jpeg_bytes = dict(fresh)
         self._files: dict[Path, int] = {}
         self._lock = -1
 
@@ -78,8 +83,11 @@ class ResumableWriter:
             shutil.rmtree(self.columns, ignore_errors=True)
         for split in self._plan.rows:
             (self.columns / split).mkdir(parents=True, exist_ok=True)
-            for name, value in self._plan.blank.items():
+            for name, value in self._plan.stored.items():
                 self._open(split, name, value)
+            if self._plan.jpeg:
+                blob = self._jpeg_file(split)
+                self._files[blob] = _open_at(blob, self.progress.jpeg_bytes[split])
         self._files[self.refused] = _open_at(self.refused, self.progress.refused_bytes)
         self.record()
 
@@ -99,6 +107,9 @@ class ResumableWriter:
         start = _header_bytes(path)
         self._files[path] = _open_at(path, start + self.progress.kept[split] * value.nbytes)
 
+    def _jpeg_file(self, split: str) -> Path:
+        return self.columns / split / "image.jpeg"
+
     def append(self, chunk: Rendered) -> None:
         """Append the kept samples of the next rows. After an OSError nothing is added."""
         num_kept = 0
@@ -106,8 +117,10 @@ class ResumableWriter:
             num_kept = len(chunk.columns["sample_id"])
         parts = {
             self.columns / chunk.split / f"{name}.npy": array.reshape(-1).view(np.uint8)
-            for name, array in chunk.columns.items()
+            for name, array in self._shifted(chunk).items()
         }
+        if self._plan.jpeg:
+            parts[self._jpeg_file(chunk.split)] = np.frombuffer(chunk.jpeg, np.uint8)
         parts[self.refused] = np.frombuffer(chunk.refused_lines, np.uint8)
         ends = {path: os.lseek(self._files[path], 0, os.SEEK_CUR) for path in parts}
         try:
@@ -121,6 +134,15 @@ class ResumableWriter:
         self.progress.kept[chunk.split] += num_kept
         self.progress.incomplete[chunk.split] += chunk.incomplete
         self.progress.refused_bytes += len(chunk.refused_lines)
+        if self._plan.jpeg:
+            self.progress.jpeg_bytes[chunk.split] += len(chunk.jpeg)
+
+    def _shifted(self, chunk: Rendered) -> Values:
+        """Return the columns of a chunk, with ends that count from the start of the split."""
+        if self._plan.jpeg is None or not chunk.columns:
+            return chunk.columns
+        ends = chunk.columns["image_end"] + self.progress.jpeg_bytes[chunk.split]
+        return chunk.columns | {"image_end": ends}
 
     def record(self) -> None:
         """Sync all appended data, and only then record the progress."""
@@ -133,15 +155,17 @@ class ResumableWriter:
     def seal(self) -> None:
         """Give every column its final header."""
         for split, num_samples in self.progress.kept.items():
-            for name, value in self._plan.blank.items():
+            for name, value in self._plan.stored.items():
                 path = self.columns / split / f"{name}.npy"
                 with synced_file(path, "r+b") as file:
                     _header(file, value, num_samples)
 
-    def stored(self, split: str, name: str) -> StoredFile:
-        """Return size and hash of a finished column."""
-        path = self.columns / split / f"{name}.npy"
-        return StoredFile(num_bytes=path.stat().st_size, xxh3_128=content_hash(map_file(path)))
+    def stored(self, file: str) -> StoredFile:
+        """Return size and hash of a finished file, named as in the manifest."""
+        path = self.columns / file
+        is_array = path.suffix == ".npy"
+        found = content_hash(map_file(path)) if is_array else file_hash(path)
+        return StoredFile(num_bytes=path.stat().st_size, xxh3_128=found)
 
     def close(self) -> None:
         """Close all files and release the lock."""

@@ -1,14 +1,14 @@
 """The types between a data set's reader and the packing code: a sample, and the plan of a pack."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import Labels
+from furnace_hpc.config.manifest import JpegStore, Labels, Statistics
 from furnace_hpc.data.decode.reading import name_sample, reading
 from furnace_hpc.data.packing.rejects import Refusal, Unusable
 
@@ -23,6 +23,9 @@ class Sample:
     values: Values | None
     """A value for each column. None if the row is refused."""
     refusals: tuple[Refusal, ...]
+
+
+RenderMany = Callable[[str, Sequence[Any]], tuple[Values, NDArray[np.bool_]] | None]
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,43 @@ class PackPlan:
     """All settings, as JSON. Two packs with the same settings are the same."""
     vocab_size: int | None = None
     pad_id: int = 0
+    special_tokens: dict[str, int] = field(default_factory=dict)
+    """Special token of a tokenizer that is not in the settings -> its id."""
     image_frames: int | None = None
     preload: tuple[str, ...] = ()
     """Slow modules that `render` imports. Workers are forked after their import."""
+    render_many: "RenderMany | None" = None
+    """(split, rows) -> columns of the rows that it can render at once, and which rows these are.
+    They equal those of `render`. None: no row."""
     chunk_rows: int = 32
     """Rows that a worker renders at once."""
     derive: Callable[[Mapping[str, Mapping[str, Array]]], dict[str, Values]] | None = None
     """Computes more columns from (split -> column -> array), once at the end."""
+    statistics: Mapping[str, Statistics] = field(default_factory=dict)
+    """Modality -> mean and deviation that are given, not measured."""
     notes: tuple[str, ...] = ()
     """Notes that are printed before anything is rendered."""
+    jpeg: JpegStore | None = None
+    """How images are stored. None: as pixels."""
+
+    def as_jpeg(self, size: int) -> "PackPlan":
+        """Return the plan of a pack that stores the rendered images as JPEG files.
+
+        Args:
+            size: height and width of an image in a batch, at most those of a rendered image.
+        """
+        store = JpegStore(size=size, stored_size=self.blank["image"].shape[-1])
+        settings = self.settings | {"image_store": store.model_dump()}
+        return replace(self, jpeg=store, settings=settings)
+
+    @property
+    def stored(self) -> Values:
+        """Column -> the value of a sample that lacks it, for each column with an .npy file."""
+        if self.jpeg is None:
+            return self.blank
+        ends = np.zeros(self.blank["image"].shape[:-3], np.int64)
+        rest = {name: value for name, value in self.blank.items() if name != "image"}
+        return rest | {"image_end": ends}
 
 
 @dataclass

@@ -77,11 +77,11 @@ def number_statistics(numbers_NC: NDArray[Any]) -> Statistics:
 def measure(columns: Values, modalities: tuple[str, ...]) -> dict[str, Moments]:
     """Return moments of a chunk's present images [N, (F,) C, H, W] and sounds [N, K, T].
 
-    Sounds count up to their true length.
+    Sounds count up to their true length. Waveforms are not measured.
     """
     found = {}
     for modality, channel_axis in MEASURED.items():
-        if modality in columns:
+        if modality in columns and columns[modality].ndim > 2:  # a waveform has no channels
             present = columns["present"][:, modalities.index(modality)].astype(bool)
             lengths = columns.get(f"{modality}_length")
             if lengths is not None:

@@ -54,7 +54,8 @@ class _Pool:
         # A fork server does not copy threads and locks of this process (progress bar, BLAS).
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([work.__module__, *plan.preload])
-        self._renderer = Renderer(plan.render, plan.blank, plan.modalities)
+        own = plan.render, plan.blank, plan.modalities, plan.render_many, plan.jpeg
+        self._renderer = Renderer(*own)
         self._num_chunks, self._num_workers = len(chunks), num_workers
         self._todo = list(enumerate(chunks))  # a heap
         self._workers: dict[Any, _Worker] = {}

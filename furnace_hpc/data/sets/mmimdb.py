@@ -91,6 +91,7 @@ def movie_plan(rows: Mapping[str, Sequence[Any]], reader: Any, knobs: MovieKnobs
         },
         vocab_size=tokenizer.vocab_size,
         pad_id=tokenizer.pad_id,
+        special_tokens=tokenizer.special_tokens,
     )
 
 

@@ -7,7 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from furnace_hpc.config.errors import ConfigError, nearest
-from furnace_hpc.config.manifest import SPLITS
+from furnace_hpc.config.manifest import SPLITS, leak_summary
 from furnace_hpc.data.table.media import media_at, same_content
 from furnace_hpc.data.table.numeric import check_finite
 from furnace_hpc.data.table.options import ColumnOptions, LabelColumn, LabelKind
@@ -69,7 +69,7 @@ class Leaks:
     @property
     def summary(self) -> str:
         """Return the numbers as one phrase."""
-        return ", ".join(f"{number:,} {kind}" for kind, number in self.kinds.items())
+        return leak_summary(self.kinds)
 
 
 def check_ids(staged: Staged) -> None:

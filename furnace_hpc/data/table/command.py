@@ -1,13 +1,14 @@
 """The command `furnace pack table`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.numbers import whole_number
-from furnace_hpc.data.packing.pack_command import choice, knobs_of
+from furnace_hpc.data.packing.pack_command import ImageStore, StoredSize
 from furnace_hpc.data.table.options import (
     ColumnOptions,
     SourceOptions,
@@ -16,6 +17,9 @@ from furnace_hpc.data.table.options import (
     parse_numbers,
     parse_parts,
 )
+
+if TYPE_CHECKING:  # polars is not needed for --help
+    from furnace_hpc.data.table.run import PackOptions
 
 HELP = """Your own table of texts, images, sounds, numbers and labels.
 
@@ -27,22 +31,22 @@ Examples:
   furnace pack table --source reviews.csv --text review --label stars --split 80/10/10
   furnace pack table --train train.jsonl --val dev.jsonl --test test.jsonl \\
     --text text --image img --label hateful=label
+  furnace pack table --source posts.csv --text text --image file --label topic \\
+    --for text=roberta-base --for image=facebook/dinov2-base
   furnace pack table --source esc50.csv --audio '{filename}' --media-root audio \\
     --label category --split-column fold --val-value 4 --test-value 5
   furnace pack table --source patients.csv --text report --numbers age,pulse --label died
 """
-if TYPE_CHECKING:  # it imports numpy, which is too slow for --help
-    from furnace_hpc.data.table.plan import Knobs
-
 Files = list[str] | None
 Columns = list[str] | None
+Given = Mapping[str, Any]  # option of `table` -> its value
 
 Source = Annotated[
     Files,
     typer.Option(
         metavar="FILE",
         help="CSV, TSV, JSON lines, Parquet, Arrow or tar file, a list of paths (.txt), a folder, "
-        "or a pattern in quotes. Repeatable.",
+        "or a pattern of files in quotes. Repeatable.",
     ),
 ]
 Train = Annotated[Files, typer.Option(metavar="FILE", help="File of the train split. Repeatable.")]
@@ -119,6 +123,14 @@ Separator = Annotated[
     typer.Option(help="Between labels of a multi_label cell [|, ; or comma, if it occurs]."),
 ]
 Encoding = Annotated[str | None, typer.Option(help="Of CSV files [UTF-8, or UTF-16 with a mark].")]
+PathPattern = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        help="For the column path of a folder or list: its named groups, as in "
+        "'(?P<actor>[0-9]+)_', become columns.",
+    ),
+]
 MergeLabels = Annotated[
     bool, typer.Option("--merge-labels", help="Join classes that differ in case or spaces only.")
 ]
@@ -154,14 +166,37 @@ Tokenizer = Annotated[
     str,
     typer.Option(help="words (of the train split), a tokenizer's folder, or a model in the cache."),
 ]
-MaxTokens = Annotated[int, typer.Option(min=3, max=512, help="Tokens stored per text.")]
-Size = Annotated[int, typer.Option(help="Height and width of stored images, in pixels.")]
-Fit = Annotated[str, typer.Option(help="crop (middle square) or stretch (whole picture).")]
-Seconds = Annotated[
-    float, typer.Option(min=0.1, max=300, help="Seconds stored per sound. The rest is cut.")
+For = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--for",
+        metavar="MODALITY=ENCODER",
+        help="Prepare text, image or audio as a Hugging Face encoder needs it: text=roberta-base. "
+        "A folder, or a name in the hub's cache. Repeatable.",
+    ),
 ]
-Feature = Annotated[str, typer.Option(help="mfcc or log_mel.")]
-Coefficients = Annotated[int, typer.Option(help="Coefficients of an audio frame.")]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(min=3, max=8192, help="Tokens stored per text [128; with --for at most 512]."),
+]
+Size = Annotated[
+    int | None, typer.Option(help="Height and width of stored images, in pixels [224].")
+]
+Fit = Annotated[
+    str | None, typer.Option(help="crop (middle square) or stretch (whole picture) [crop].")
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option(min=0.1, max=300, help="Seconds stored per sound, the rest is cut [6.4]."),
+]
+Store = Annotated[
+    str, typer.Option(help="features, or waveform: 16-bit samples for encoders that take them.")
+]
+Rate = Annotated[
+    int | None, typer.Option(metavar="HZ", help="Samples per second of a waveform [16000].")
+]
+Feature = Annotated[str | None, typer.Option(help="mfcc or log_mel [mfcc].")]
+Coefficients = Annotated[int | None, typer.Option(help="Coefficients of an audio frame [40].")]
 Require = Annotated[
     list[str] | None, typer.Option(help="Leave out samples without this modality. Repeatable.")
 ]
@@ -197,6 +232,7 @@ def table(
     media_root: MediaRoot = None,
     label_separator: Separator = None,
     encoding: Encoding = None,
+    path_pattern: PathPattern = None,
     merge_labels: MergeLabels = False,
     split: Split = None,
     split_column: SplitColumn = None,
@@ -208,12 +244,17 @@ def table(
     allow_leak: AllowLeak = False,
     yes: Yes = False,
     tokenizer: Tokenizer = "words",
-    max_tokens: MaxTokens = 128,
-    image_size: Size = 224,
-    image_fit: Fit = "crop",
-    audio_seconds: Seconds = 6.4,
-    feature: Feature = "mfcc",
-    coefficients: Coefficients = 40,
+    for_: For = None,
+    max_tokens: MaxTokens = None,
+    image_size: Size = None,
+    image_store: ImageStore = "pixels",
+    image_stored_size: StoredSize = None,
+    image_fit: Fit = None,
+    audio_seconds: Seconds = None,
+    audio_store: Store = "features",
+    audio_rate: Rate = None,
+    feature: Feature = None,
+    coefficients: Coefficients = None,
     require: Require = None,
     max_refused: MaxRefused = 0.05,
     workers: Workers = None,
@@ -221,72 +262,68 @@ def table(
     verify: Verify = False,
 ) -> None:
     """Pack a table: `HELP` explains it to users."""
-    labels = parse_labels(label or (), levels or ())
-    values = tuple(val_value or ()), tuple(test_value or ())
-    rest = max_refused, workers, force, verify
-    from furnace_hpc.data.table.run import PackOptions, pack_table
+    given = locals()
+    from furnace_hpc.data.table.run import pack_table
+    from furnace_hpc.data.table.stored.options import knobs_from
 
-    pack_table(
-        _sources(source, train, val, test, media_root, encoding, label_separator),
-        ColumnOptions(
-            *(tuple(text or ()), tuple(image or ()), audio, labels, id_, group, weight),
-            *(audio_start, audio_end, text_pair, parse_numbers(numbers or ())),
-        ),
-        SplitOptions(parse_parts(split), split_column, *values, folds, stratify, seed),
-        _knobs(tokenizer, max_tokens, image_size, image_fit, audio_seconds, feature, coefficients),
-        PackOptions(out, allow_leak, merge_labels, yes, tuple(require or ()), *rest),
+    columns, splits = _columns(given), _splits(given)
+    pack_table(_sources(given), columns, splits, knobs_from(given), _pack_options(given))
+
+
+def _columns(given: Given) -> ColumnOptions:
+    return ColumnOptions(
+        text=tuple(given["text"] or ()),
+        image=tuple(given["image"] or ()),
+        audio=given["audio"],
+        labels=parse_labels(given["label"] or (), given["levels"] or ()),
+        id=given["id_"],
+        group=given["group"],
+        weight=given["weight"],
+        numbers=parse_numbers(given["numbers"] or ()),
+        audio_start=given["audio_start"],
+        audio_end=given["audio_end"],
+        text_pair=given["text_pair"],
     )
 
 
-def _sources(
-    source: Files,
-    train: Files,
-    val: Files,
-    test: Files,
-    media_root: Path | None,
-    encoding: str | None,
-    separator: str | None,
-) -> SourceOptions:
+def _splits(given: Given) -> SplitOptions:
+    values = tuple(given["val_value"] or ()), tuple(given["test_value"] or ())
+    more = (given[name] for name in ("folds", "stratify", "seed"))
+    return SplitOptions(parse_parts(given["split"]), given["split_column"], *values, *more)
+
+
+def _pack_options(given: Given) -> "PackOptions":
+    from furnace_hpc.data.table.run import PackOptions
+    from furnace_hpc.data.table.stored.options import jpeg_size
+
+    names = ("out", "allow_leak", "merge_labels", "yes", "max_refused", "workers", "force")
+    named = {name: given[name] for name in (*names, "verify")}
+    size = jpeg_size(given["image_store"], given["image_size"])
+    return PackOptions(require=tuple(given["require"] or ()), jpeg_size=size, **named)
+
+
+def _sources(given: Given) -> SourceOptions:
     """Check which files are given.
 
     Raises:
         ConfigError: none, --source together with another, or no file for train.
     """
-    files = {"train": train, "val": val, "test": test}
-    given = {split: tuple(names) for split, names in files.items() if names}
-    if source and given:
-        option = f"--{next(iter(given))}"
+    source, media_root = tuple(given["source"] or ()), given["media_root"]
+    splits = {split: tuple(given[split]) for split in ("train", "val", "test") if given[split]}
+    if source and splits:
+        option = f"--{next(iter(splits))}"
         raise ConfigError(
             f"--source and {option} are both given. Give --source FILE for all rows, or --train, "
             "--val and --test"
         )
-    if not source and not given:
+    if not source and not splits:
         raise ConfigError(
             "no table is given. Give --source FILE, or one file per split with --train, --val and "
             "--test"
         )
-    if given and "train" not in given:
+    if splits and "train" not in splits:
         raise ConfigError("--train is missing. Give the file of the train split")
     if media_root is not None and not media_root.is_dir():
         raise ConfigError(f"--media-root {media_root} is not a folder")
-    return SourceOptions(tuple(source or ()), given, media_root, encoding, separator)
-
-
-def _knobs(
-    tokenizer: str,
-    max_tokens: int,
-    size: int,
-    fit: str,
-    seconds: float,
-    feature: str,
-    coefficients: int,
-) -> "Knobs":
-    from furnace_hpc.data.decode.audio import SoundKnobs
-    from furnace_hpc.data.decode.images import ImageKnobs
-    from furnace_hpc.data.table.plan import Knobs
-
-    image = knobs_of(ImageKnobs, "image-", size=size, fit=fit)
-    choice("--feature", feature, ("mfcc", "log_mel"))
-    sound = knobs_of(SoundKnobs, feature=feature, coefficients=coefficients)
-    frames = max(1, round(seconds * sound.sample_rate_hz / sound.hop))
-    return Knobs(image, sound.model_copy(update={"frames": frames}), tokenizer, max_tokens)
+    more = given["encoding"], given["label_separator"], given["path_pattern"]
+    return SourceOptions(source, splits, media_root, *more)

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from furnace_hpc.data.decode.audio import (
-    SoundKnobs,
+    StoredKnobs,
+    WaveKnobs,
     read_sound,
     read_sound_bytes,
     read_wave,
     read_wave_bytes,
 )
-from furnace_hpc.data.decode.images import ImageKnobs, read_image, read_image_bytes
+from furnace_hpc.data.decode.images import PixelKnobs, read_image, read_image_bytes
 from furnace_hpc.data.decode.segments import Segment
 from furnace_hpc.data.packing.rejects import Unusable
 
@@ -71,21 +72,21 @@ def media_at(row: Mapping[str, Any], slot: str) -> Media | None:
     return Media(row[slot], row[f"{slot}_at"], row[f"{slot}_size"], row[f"{slot}_name"], segment)
 
 
-def image_of(media: Media, knobs: ImageKnobs) -> NDArray[np.uint8]:
-    """Return pixels [3, size, size], as `read_image` does."""
+def image_of(media: Media, knobs: PixelKnobs) -> NDArray[np.uint8]:
+    """Return pixels [3, H, W], as `read_image` does."""
     if media.at == WHOLE:
         return read_image(Path(media.path), knobs)
     return read_image_bytes(media.content(), knobs)
 
 
-def sound_of(media: Media, knobs: SoundKnobs) -> tuple[NDArray[np.float16], int]:
-    """Return coefficients [K, F] and the true length, as `read_sound` does."""
+def sound_of(media: Media, knobs: StoredKnobs) -> tuple[NDArray[Any], int]:
+    """Return stored values and the true length, as `read_sound` does."""
     if media.at == WHOLE:
         return read_sound(Path(media.path), knobs, media.segment)
     return read_sound_bytes(media.content(), knobs, media.segment)
 
 
-def wave_of(media: Media, knobs: SoundKnobs) -> NDArray[np.float32]:
+def wave_of(media: Media, knobs: WaveKnobs) -> NDArray[np.float32]:
     """Return the mono waveform, as `read_wave` does."""
     if media.at == WHOLE:
         return read_wave(Path(media.path), knobs, media.segment)

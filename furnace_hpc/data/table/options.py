@@ -123,6 +123,8 @@ class SourceOptions:
     encoding: str | None = None
     separator: str | None = None
     """Between the labels of one cell of a multi-label column. None: found in the column."""
+    path_pattern: str | None = None
+    """Regular expression for the column `path`. Its named groups become columns."""
 
 
 def parse_label(given: str) -> LabelColumn:

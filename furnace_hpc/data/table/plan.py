@@ -1,40 +1,36 @@
 """Make the `PackPlan` of a table: columns, settings, and the function that renders one row."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import SAMPLING_WEIGHT, Labels
-from furnace_hpc.data.decode.audio import SoundKnobs
-from furnace_hpc.data.decode.images import ImageKnobs
+from furnace_hpc.config.preprocessing.record import RECORD
 from furnace_hpc.data.decode.text_pairs import pair_columns
 from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer
-from furnace_hpc.data.decode.word_tokenizer import WORDS, word_tokenizer
+from furnace_hpc.data.decode.word_tokenizer import OTHER, encode_words, word_tokenizer
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Draft, PackPlan, Sample, Values, blank_sample
 from furnace_hpc.data.table.media import Media, image_of, media_at, sound_of
 from furnace_hpc.data.table.options import LabelKind
+from furnace_hpc.data.table.stored.knobs import Knobs
+
+if TYPE_CHECKING:  # workers set its number of threads before they import it
+    import polars as pl
 
 RECIPE = 1  # increase it if the same table and settings make other columns
 BLOCK_ROWS = 1024  # that a worker reads at once
-CHUNK_ROWS = {True: 32, False: 1024}  # with and without images or sounds
+CHUNK_ROWS = {True: 32, False: 4096}  # with and without images or sounds
+SPAN_ROWS = 16_384  # of the table that are searched at once for the rows of a chunk
 MAX_ID_BYTES = 512
-
-
-@dataclass(frozen=True)
-class Knobs:
-    """The settings that decide the columns of a pack."""
-
-    image: ImageKnobs
-    sound: SoundKnobs
-    tokenizer: str
-    max_tokens: int
+COLUMNS_OF_TEXT = ("file", "row", "id", "split", "text", "group", "weight")
 
 
 @dataclass(frozen=True)
@@ -66,6 +62,16 @@ class LabelPlan:
             if name is not None:
                 row[self.index[name]] = 1
         return row
+
+    def stored_all(self, cells: Any) -> np.ndarray[Any, Any]:
+        """Return the stored values of a polars series without null."""
+        if self.kind is LabelKind.REGRESSION:
+            rows = np.array(cells.explode().to_numpy(), np.float64)
+            return rows.reshape(len(cells), len(self.classes))
+        if self.kind.has_one_class:
+            numbers = cells.replace_strict(list(self.index), list(self.index.values()))
+            return np.asarray(numbers.to_numpy()).astype(self.blank.dtype)
+        return np.stack([self.stored(cell) for cell in cells])
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,37 @@ class TableRenderer:
             draft.values[SAMPLING_WEIGHT] = np.array(row["weight"], np.float32)
         return draft.finish(file=where)
 
+    def render_many(
+        self, split: str, numbers: Sequence[Any]
+    ) -> tuple[Values, NDArray[np.bool_]] | None:
+        """Render rows of texts and labels at once. All others are left to `render`."""
+        if self.modalities != ("text",) or not len(numbers):
+            return None
+        frame = _rows(self.parts, np.asarray(numbers))
+        labels = [f"label.{name}" for name in self.labels]
+        if set(frame.columns) - {*COLUMNS_OF_TEXT, *labels}:
+            return None
+        is_plain = _is_plain(frame, labels, self.blank["source_id"].dtype.itemsize)
+        rows = frame.filter(is_plain)
+        if self.knobs.uses_own_words:
+            tokens = _encode(rows["text"], self.words, self.knobs.max_tokens)
+        else:
+            tokens = reader_of(self.knobs, self.words).encode_all(rows["text"].to_list())
+        if tokens is None or rows.is_empty():
+            return None
+        names = [name.encode() for name in rows["id"].to_list()]
+        values: Values = {
+            "source_id": np.array(names, self.blank["source_id"].dtype),
+            "present": np.ones((len(rows), 1), np.uint8),
+            "text": tokens[0],
+            "text_length": tokens[1],
+        }
+        for name, label in self.labels.items():
+            values[f"label.{name}"] = label.stored_all(rows[f"label.{name}"])
+        if self.has_weights:
+            values[SAMPLING_WEIGHT] = rows["weight"].to_numpy().astype(np.float32)
+        return values, is_plain.to_numpy()
+
     def _add_images(self, draft: Draft, row: dict[str, Any]) -> None:
         """Add the image, or all frames. If a frame cannot be used, the sample has no images."""
         frames = [_media(row, slot) for slot in self.frames if row[slot] is not None]
@@ -129,7 +166,7 @@ class TableRenderer:
 
     def _sound(self, media: Media) -> Values:
         values, length = sound_of(media, self.knobs.sound)
-        return {"audio": values, "audio_length": np.array(length, np.int16)}
+        return {"audio": values, "audio_length": np.array(length, self.blank["audio_length"].dtype)}
 
     def _tokens(self, row: dict[str, Any]) -> Values:
         reader = reader_of(self.knobs, self.words)
@@ -159,6 +196,45 @@ def _block(parts: tuple[Path, ...], number: int) -> list[dict[str, Any]]:
     return frame.collect().to_dicts()
 
 
+def _rows(parts: tuple[Path, ...], numbers: NDArray[Any]) -> "pl.DataFrame":
+    """Return rows in ascending order of their numbers."""
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
+    import polars as pl
+
+    staged, found = pl.scan_ipc(list(parts)), []
+    for start in range(int(numbers[0]), int(numbers[-1]) + 1, SPAN_ROWS):
+        own = numbers[(numbers >= start) & (numbers < start + SPAN_ROWS)]
+        if len(own):
+            length = int(own[-1]) - start + 1
+            found.append(staged.slice(start, length).collect()[own - start])
+    return pl.concat(found)
+
+
+def _is_plain(frame: "pl.DataFrame", labels: list[str], id_bytes: int) -> "pl.Series":
+    """Return which rows have a text, an id that fits, and all labels."""
+    import polars as pl
+
+    name = pl.col("id")
+    fits = (name.str.len_bytes() <= id_bytes) & ~name.str.ends_with("\0")
+    given = [pl.col(column).is_not_null() for column in ("text", *labels)]
+    return frame.select(pl.all_horizontal(fits, *given).fill_null(value=False)).to_series()
+
+
+def _encode(
+    texts: "pl.Series", words: tuple[str, ...], max_tokens: int
+) -> tuple[NDArray[Any], NDArray[np.int16]] | None:
+    """Return ids and lengths of texts. Those with rare characters take the slower way."""
+    reader = _word_reader(words, max_tokens)
+    ids, lengths = encode_words(texts, words, max_tokens, reader.dtype)
+    others = np.flatnonzero(texts.str.contains(OTHER).to_numpy())
+    if len(others):
+        made = reader.encode_all(texts[others].to_list())
+        if made is None:
+            return None
+        ids[others], lengths[others] = made
+    return ids, lengths
+
+
 @lru_cache(maxsize=2)
 def _word_reader(words: tuple[str, ...], max_tokens: int) -> TokenReader:
     return TokenReader(word_tokenizer(words), max_tokens)
@@ -166,9 +242,9 @@ def _word_reader(words: tuple[str, ...], max_tokens: int) -> TokenReader:
 
 def reader_of(knobs: Knobs, words: tuple[str, ...]) -> TokenReader:
     """Return the tokenizer: of the pack's own words, or the one that is named."""
-    if knobs.tokenizer == WORDS:
+    if knobs.uses_own_words:
         return _word_reader(words, knobs.max_tokens)
-    return load_tokenizer(knobs.tokenizer, knobs.max_tokens)
+    return load_tokenizer(knobs.tokenizer, knobs.max_tokens, knobs.text_needs)
 
 
 def make_plan(
@@ -197,16 +273,19 @@ def make_plan(
             "tokenizer": Path(knobs.tokenizer).name,
             "max_tokens": knobs.max_tokens,
         }
-        if knobs.tokenizer == WORDS:
+        if knobs.uses_own_words:
             described["draw"]["words"] = list(renderer.words)
         else:
             described["text"]["vocabulary"] = reader.fingerprint
+            vocabulary["special_tokens"] = reader.special_tokens
     if "image" in modalities:
         described["image"] = knobs.image.model_dump(mode="json")
     if "audio" in modalities:
         described["audio"] = knobs.sound.model_dump(mode="json")
     if "numbers" in modalities:
         described["numbers"] = {"columns": list(renderer.numbers)}
+    if made := {name: made.record for name, made in knobs.made_for.items() if name in modalities}:
+        described[RECORD] = made
     has_media = bool({"image", "audio"} & set(modalities))
     return PackPlan(
         dataset=name,
@@ -219,10 +298,12 @@ def make_plan(
         listed={split: len(numbers) for split, numbers in rows.items()},
         blank=renderer.blank,
         render=renderer.render,
+        render_many=renderer.render_many,
         settings=described,
         image_frames=len(renderer.frames) if len(renderer.frames) > 1 else None,
-        preload=("librosa.feature.spectral",) if "audio" in modalities else (),
+        preload=knobs.sound.preload if "audio" in modalities else (),
         chunk_rows=CHUNK_ROWS[has_media],
+        statistics=knobs.statistics(modalities),
         notes=notes,
         **vocabulary,
     )
@@ -256,14 +337,12 @@ def blank_row(
         if is_pair:
             columns |= pair_columns(reader, "", "")
     if "image" in modalities:
-        shape: tuple[int, ...] = (3, knobs.image.size, knobs.image.size)
+        shape: tuple[int, ...] = knobs.image.shape
         if num_frames > 1:
             shape = (num_frames, *shape)
         columns["image"] = np.zeros(shape, np.uint8)
     if "audio" in modalities:
-        sound = knobs.sound
-        columns["audio"] = np.zeros((sound.coefficients, sound.frames), np.float16)
-        columns["audio_length"] = np.array(1, np.int16)
+        columns["audio"], columns["audio_length"] = knobs.sound.blank()
     if "numbers" in modalities:
         columns["numbers"] = np.full(num_numbers, np.nan)
     for name, label in labels.items():

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import xxhash
 
 from furnace_hpc.config.base import MAX_NAME, NAME_PATTERN
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import read_manifest
 from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.data.columns import check_replaceable
-from furnace_hpc.data.decode.word_tokenizer import WORDS
 from furnace_hpc.data.packing.pack_command import pack_plan
 from furnace_hpc.data.packing.required_modalities import require_modalities
 from furnace_hpc.data.packing.sample import PackPlan
@@ -28,12 +28,14 @@ from furnace_hpc.data.table import checks, numeric, suspicions
 from furnace_hpc.data.table.checks import Codes, LabelCounts, Leaks
 from furnace_hpc.data.table.guess import guess, report_lines
 from furnace_hpc.data.table.options import ColumnOptions, SourceOptions, SplitOptions
-from furnace_hpc.data.table.plan import Knobs, LabelPlan, TableRenderer, blank_row, make_plan
+from furnace_hpc.data.table.plan import LabelPlan, TableRenderer, blank_row, make_plan
+from furnace_hpc.data.table.report.near_images import near_images
 from furnace_hpc.data.table.report.page import write_page
 from furnace_hpc.data.table.report.profile import Profile, describe, profile_lines
 from furnace_hpc.data.table.sources.files import Table, content_of, open_tables, readable
 from furnace_hpc.data.table.splits import RowNumbers, rows_of, split_rows
-from furnace_hpc.data.table.staging import Staged, stage
+from furnace_hpc.data.table.staging import Staged, missing_files, stage
+from furnace_hpc.data.table.stored.knobs import Knobs
 from furnace_hpc.data.table.vocabulary import choose_words
 
 MAX_WORDS = 20_000
@@ -54,6 +56,8 @@ class PackOptions:
     workers: int | None
     force: bool
     verify: bool
+    jpeg_size: int | None = None
+    """Height and width of an image in a batch, if images are stored as JPEG."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def pack_table(
             print(f"note: {note}")
         if not columns.named:
             columns, splits = _guessed(tables, splits, options)
-        _check_named(columns)
+        _check_named(columns, knobs)
         staged = stage(tables, columns, splits.column, scratch, sources.separator)
         checks.check_ids(staged)
         numeric.check_segments(staged, columns)
@@ -101,9 +105,18 @@ def pack_table(
                 force=options.force,
                 verify=options.verify,
             )
-            print(f"profile: {write_page(draw.out, draw.profile, staged, draw.codes)}")
+            profile = _with_near_images(draw)
+            print(f"profile: {write_page(draw.out, profile, staged, draw.codes)}")
     folders = [part for draw in draws for part in ("--data", str(draw.out))]
     print(f"then: {furnace('new', out.name, *folders)}")
+
+
+def _with_near_images(draw: Draw) -> Profile:
+    """Print a warning if packed images look alike, and return the profile with it."""
+    found = list(near_images(draw.out, read_manifest(draw.out)))
+    for warning in found:
+        print(printable(f"warning: {warning}"))
+    return replace(draw.profile, warnings=[*draw.profile.warnings, *found])
 
 
 def _default_out(sources: SourceOptions) -> Path:
@@ -169,7 +182,7 @@ def _guessed(
     return found.columns, found.splits
 
 
-def _check_named(columns: ColumnOptions) -> None:
+def _check_named(columns: ColumnOptions, knobs: Knobs) -> None:
     if not columns.labels:
         raise ConfigError("no label is given. Give --label NAME=COLUMN")
     if not columns.text and columns.text_pair:
@@ -182,6 +195,12 @@ def _check_named(columns: ColumnOptions) -> None:
         raise ConfigError(
             "no input is given. Give --text, --image, --audio or --numbers with a column"
         )
+    for modality, made in knobs.made_for.items():
+        if modality not in columns.modalities:
+            raise ConfigError(
+                f"--for {modality}={made.encoder} is given without a column. Add --{modality} "
+                "COLUMN, or leave it out"
+            )
 
 
 def _draws(
@@ -195,6 +214,7 @@ def _draws(
 ) -> list[Draw]:
     """Check and describe all packs before the first one is written."""
     source = content_of(tables)
+    lost = list(missing_files(staged, options.max_refused))
     draws = []
     for number, codes in enumerate(split_rows(staged, splits, bool(columns.group))):
         fold = number if splits.folds else None
@@ -210,13 +230,15 @@ def _draws(
             numeric.check_numbers(staged, columns, train)
         leaks = checks.find_leaks(staged, columns, codes)
         checks.check_leaks(leaks, columns, options.allow_leak)
-        warnings = list(_warnings(tables, staged, columns, codes, labels))
+        warnings = [*lost, *_warnings(tables, staged, columns, codes, labels)]
         profile = describe(folder.name, staged, codes, labels, warnings, leaks, columns.numbers)
         for line in profile_lines(profile):
             print(printable(line))
         settings = _settings(source, columns, splits, leaks)
         settings["draw"] = {"fold": fold, "rows": _row_hashes(rows_of(codes))}
         plan = _plan(staged, columns, codes, labels, knobs, settings, is_fold=fold is not None)
+        if options.jpeg_size and "image" in columns.modalities:
+            plan = plan.as_jpeg(options.jpeg_size)
         draws.append(Draw(folder, codes, profile, require_modalities(plan, options.require)))
     return draws
 
@@ -299,7 +321,7 @@ def _plan(
         for found in labels
     }
     words: tuple[str, ...] = ()
-    if columns.text and knobs.tokenizer == WORDS:
+    if columns.text and knobs.uses_own_words:
         words = tuple(choose_words(staged, codes, MAX_WORDS, same_size=is_fold))
     frames = tuple(slot for slot in staged.slots if slot != "audio")
     id_bytes = staged.frame.select(pl.col("id").str.len_bytes().max()).collect().item()

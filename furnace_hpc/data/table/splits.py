@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import SPLITS
+from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.data.table.options import SplitOptions, split_of
 from furnace_hpc.data.table.staging import Staged
 
@@ -62,16 +63,16 @@ def split_rows(staged: Staged, options: SplitOptions, has_groups: bool) -> list[
 
 def _given_splits(staged: Staged, options: SplitOptions) -> Codes | None:
     """Return the splits that the table has. None if it has none."""
-    counted = staged.frame.group_by("split").len().collect(engine="streaming")
-    counts = dict(counted.iter_rows())
+    found = staged.frame.group_by("split").len().collect(engine="streaming")
+    counts = dict(found.iter_rows())
     if set(counts) == {None}:
         return None
     meaning = {value: _meaning(value, options, counts) for value in counts if value is not None}
     if None in counts:
         row = staged.frame.filter(pl.col("split").is_null()).select("file", "row").head(1).collect()
         raise ConfigError(
-            f"{staged.name_of(*row.row(0))} has no split, {counts[None]:,} rows in all. Fill in "
-            "the column, or leave it out and give --split 80/10/10"
+            f"{staged.name_of(*row.row(0))} has no split ({counted(counts[None], 'row')} in all). "
+            "Fill in the column, or leave it out and give --split 80/10/10"
         )
     codes = pl.col("split").replace_strict(
         list(meaning), list(meaning.values()), return_dtype=pl.UInt8
@@ -147,7 +148,7 @@ def _divided(
 ) -> Codes:
     """Draw the split of each of these rows: first test, then val from the rest."""
     if len(rows) < 3:
-        named = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
+        named = counted(len(rows), "row")
         raise ConfigError(f"the table has {named}, wanted at least 3 for three splits")
     codes = np.zeros(len(rows), np.uint8)
     left = np.arange(len(rows))
@@ -215,7 +216,7 @@ def _check_strata(strata: Numbers) -> None:
     counts = np.bincount(strata)
     if alone := int((counts == 1).sum()):
         raise ConfigError(
-            f"{alone:,} classes have one row, so --stratify cannot divide them. Leave out "
+            f"--stratify cannot divide classes of one row ({alone:,} in all). Leave out "
             "--stratify, or remove these rows"
         )
 

@@ -9,6 +9,7 @@ Columns: `file`, `row` (from 1), `id`, `split`, `text`, `numbers`, `group`, `wei
 import math
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO
 import polars as pl
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.plural import counted, is_are
 from furnace_hpc.data.table.cells import (
     label_cells,
     number_cells,
@@ -29,6 +31,8 @@ from furnace_hpc.data.table.sources.files import Table, readable
 
 BATCH_ROWS = 512  # of a table with files inside
 MAX_FILES = 65_535
+CHECKED = 1000  # rows whose files are looked up before anything is decoded
+THREADS = 16  # they wait for the file system
 
 
 @dataclass(frozen=True)
@@ -340,3 +344,36 @@ def _check_some_exist(staged: Staged, slot: str, spec: str) -> None:
             f"none of the first {len(first)} files of {spec!r} exists, such as {first[slot][0]}. "
             "Give their folder with --media-root, or a template such as 'images/{name}.jpg'"
         )
+
+
+def missing_files(staged: Staged, max_refused: float) -> Iterator[str]:
+    """Yield how many of the first files are missing, for each column of files.
+
+    Raises:
+        ConfigError: so many are missing that packing would fail.
+    """
+    for slot in staged.slots:
+        rows = staged.frame.filter(pl.col(f"{slot}_at") == WHOLE, pl.col(slot).is_not_null())
+        first = rows.select("file", "row", slot, f"{slot}_name").head(CHECKED).collect()
+        with ThreadPoolExecutor(THREADS) as pool:
+            exists = list(pool.map(os.path.exists, first[slot]))
+        lost = first.filter(~pl.Series(exists, dtype=pl.Boolean))
+        if lost.is_empty():
+            continue
+        file, row, _, name = lost.row(0)
+        problem = (
+            f"{len(lost):,} of the first {counted(len(first), f'{kind_of_slot(slot)} file')} "
+            f"{is_are(len(lost))} missing, such as {name!r} of {staged.name_of(file, row)}"
+        )
+        if len(lost) > max_refused * staged.num_rows:
+            share = min(1.0, len(lost) / staged.num_rows + 0.01)
+            raise ConfigError(
+                f"{problem} (--max-refused is {max_refused:.1%}). Fix the paths, give their folder "
+                f"with --media-root, or accept them with --max-refused {share:.2f}"
+            )
+        yield problem
+
+
+def kind_of_slot(slot: str) -> str:
+    """Return `image` or `audio`."""
+    return slot.rstrip("0123456789")

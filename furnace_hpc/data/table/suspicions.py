@@ -7,6 +7,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from furnace_hpc.config.manifest import SPLITS
+from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.data.table.cells import as_number
 from furnace_hpc.data.table.checks import SHOWN, Codes, LabelCounts, with_codes
 from furnace_hpc.data.table.options import ColumnOptions
@@ -24,8 +25,8 @@ def label_warnings(counts: list[LabelCounts], num_rows: int) -> Iterator[str]:
     for found in counts:
         name = found.label.name
         if found.missing:
-            share = f"{found.missing:,} of {num_rows:,} rows"
-            yield f"label {name}: {share} have no value and are refused"
+            share = f"{found.missing:,} of {counted(num_rows, 'row')}"
+            yield f"label {name}: {share} have no value. Such rows are refused"
         if odd := [label for label in found.classes if label.strip().casefold() in LIKE_MISSING]:
             yield (
                 f"label {name}: the class {', '.join(map(repr, odd))} looks like a missing value. "
@@ -69,31 +70,47 @@ def duplicate_texts(staged: Staged, codes: Codes) -> Iterator[str]:
 
     Nearly equal: the first or the second half is the same, without case, digits and punctuation.
     """
-    plain = pl.col("text").str.to_lowercase().str.replace_all(r"[\W\d_]+", " ").str.strip_chars()
-    words = plain.str.split(" ")
-    half = (words.list.len() + 1) // 2
-    is_long = words.list.len() >= LONG
-    first, second = words.list.head(half), words.list.tail(words.list.len() - half)
-    frame = with_codes(staged, codes).filter(pl.col("text").is_not_null())
-    equal = _in_two_splits(frame, pl.col("text"))
+    words = pl.col("text").str.to_lowercase().str.extract_all(r"[^\W\d_]+").alias("words")
+    length = pl.col("words").list.len()
+    half = (length + 1) // 2
+    halves = pl.col("words").list.head(half), pl.col("words").list.tail(length - half)
+    found = (
+        with_codes(staged, codes)
+        .filter(pl.col("text").is_not_null())
+        .select("split_code", pl.col("text").hash(seed=0).alias("equal"), words)
+        .select(
+            "split_code",
+            "equal",
+            *(
+                pl.when(length >= LONG).then(part.list.join(" ").hash(seed=0)).alias(name)
+                for part, name in zip(halves, ("first", "second"), strict=True)
+            ),
+        )
+        .collect(engine="streaming")
+    )
+    equal = _in_two_splits(found.select("split_code", pl.col("equal").alias("key")))
     if equal:
         yield (
-            f"{equal:,} rows have a text that is also in another split. --group with the text's "
+            f"{_rows_have(equal)} a text that is also in another split. --group with the text's "
             "column keeps equal texts in one split"
         )
-    halves = (
-        _in_two_splits(frame.filter(is_long), part.list.join(" ")) for part in (first, second)
+    near = max(
+        _in_two_splits(found.select("split_code", pl.col(name).alias("key")).drop_nulls())
+        for name in ("first", "second")
     )
-    if (near := max(halves)) > equal:
+    if near > equal:
         yield (
-            f"{near:,} rows have a text of which half is also in another split, without case, "
+            f"{_rows_have(near)} a text of which half is also in another split, without case, "
             "digits and punctuation"
         )
 
 
-def _in_two_splits(frame: pl.LazyFrame, key: pl.Expr) -> int:
-    """Return the number of rows whose key is in two splits. It needs 17 bytes per row."""
-    found = frame.select(key.hash(seed=0).alias("key"), "split_code").collect(engine="streaming")
+def _rows_have(number: int) -> str:
+    return f"{counted(number, 'row')} {'has' if number == 1 else 'have'}"
+
+
+def _in_two_splits(found: pl.DataFrame) -> int:
+    """Return the number of rows whose key is in two splits."""
     if found.is_empty():
         return 0
     keys, codes = found["key"].to_numpy(), found["split_code"].to_numpy()

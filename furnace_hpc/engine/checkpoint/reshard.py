@@ -29,8 +29,9 @@ def load(engine: Engine, folder: Path, processes: Processes) -> dict[str, Any]:
 
     The caller has checked that no other user can have written it.
 
-    fp32 parameters, moments, the step count, frozen parameters, the settings of parameter groups
-    and rank 0's buffers are restored bit by bit. Random states are not part of DeepSpeed's files.
+    fp32 parameters, moments, the average, the step count, frozen parameters, the settings of
+    parameter groups and rank 0's buffers are restored bit by bit. Random states are not part of
+    DeepSpeed's files.
 
     Raises:
         ConfigError: only one of checkpoint and run is at stage 0.

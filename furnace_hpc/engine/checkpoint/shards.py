@@ -21,8 +21,10 @@ from torch import Tensor
 from furnace_hpc.engine.checkpoint.frozen_values import FrozenValues, frozen_values, open_file
 from furnace_hpc.runs.trust import check_trusted
 
+AVERAGE = "ema"
 Values = dict[str, Tensor]
-""""fp32" and the moments -> values, all of one length. Before step 1 there are no moments."""
+""""fp32", the moments and the average -> values, all of one length. Before step 1 there is only
+"fp32"."""
 _RANK = re.compile(r"zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt$")
 
 
@@ -47,6 +49,11 @@ class Index:
     param_groups: list[dict[str, Any]]
     state: "OptimizerState | None"
     """None if no step was made, or if the optimizer has no state."""
+
+    @property
+    def has_average(self) -> bool:
+        """Whether the checkpoint has a moving average of the weights."""
+        return self.state is not None and AVERAGE in self.state.moments
 
 
 class OptimizerState(NamedTuple):
@@ -84,7 +91,7 @@ class Shards:
         self.frozen = frozen or FrozenValues({}, lambda name: torch.empty(0))
 
     def read(self, name: str, key: str, start: int, numel: int) -> Tensor:
-        """Read consecutive values of a flattened parameter. `key` is "fp32" or a moment."""
+        """Read consecutive values of a flattened parameter. `key` is one of `Values`."""
         found, end, offset = [], start + numel, 0
         for piece in self.index.pieces[name]:
             first, last = max(start - offset, 0), min(end - offset, piece.numel)
@@ -121,6 +128,33 @@ def whole_weights(folder: Path) -> dict[str, Tensor]:
     for name, first in dict(shards.model.get("shared_params") or {}).items():
         whole[name] = whole[first].clone()
     return {name: value.detach() for name, value in whole.items()}
+
+
+def whole_average(folder: Path) -> dict[str, Tensor]:
+    """The moving average of the weights by name, of a checkpoint of any stage. Empty if none.
+
+    Parameters that were never trained are left out.
+
+    Raises:
+        RuntimeError: files or values are missing.
+    """
+    if has_shards(folder):
+        shards = open_shards(folder)
+        if not shards.index.has_average:
+            return {}
+        return {
+            name: shards.read(name, AVERAGE, 0, prod(shape)).view(shape).clone()
+            for name, shape in shards.index.shapes.items()
+        }
+    check_trusted(folder, folder)
+    saved = open_file(folder / "mp_rank_00_model_states.pt")["optimizer"]
+    found: dict[str, Tensor] = {}
+    for group in saved["param_groups"]:
+        for number, name in zip(group["params"], group.get("names", ()), strict=False):
+            state = saved["state"].get(number, {})
+            if AVERAGE in state:
+                found[name] = state[AVERAGE].clone()
+    return found
 
 
 def has_shards(folder: Path) -> bool:

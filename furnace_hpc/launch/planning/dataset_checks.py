@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from furnace_hpc.config.augmentation import check_augmentation
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.flatten import flatten
 from furnace_hpc.config.grids.row import GridRow
@@ -18,6 +19,7 @@ from furnace_hpc.config.manifest import (
     read_manifest,
 )
 from furnace_hpc.config.metrics import split_target, target_key
+from furnace_hpc.config.preprocessing.fit import check_fit
 from furnace_hpc.config.train_config import RunSpec, TrainConfig, with_steps
 from furnace_hpc.host.regular_file import check_regular
 
@@ -167,14 +169,15 @@ def _of_one_draw(key: str) -> bool:
 def _check_row(row: str, config: TrainConfig, manifest: Manifest, folder: Path) -> None:
     _check_splits(manifest, folder)
     _check_tasks(row, config, manifest, folder)
-    _check_options(row, config, manifest, folder)
     for modality in config.model.modalities:
         if modality not in manifest.modalities:
             hint = nearest(modality, manifest.modalities)
             raise ConfigError(
                 f"row {row!r}: data set {folder} has no modality {modality!r}; {hint}"
             )
+    _check_options(row, config, manifest, folder)
     _check_presence(row, config, manifest, folder)
+    check_fit(config.model, manifest, str(folder), f"row {row!r}: ")
 
 
 def _check_splits(manifest: Manifest, folder: Path) -> None:
@@ -225,6 +228,10 @@ def _check_options(row: str, config: TrainConfig, manifest: Manifest, folder: Pa
             f"{SAMPLING_WEIGHT}: use permutation, or a set that is packed with weights, such as "
             f"audioset"
         )
+    try:
+        check_augmentation(config.augment, config.model.modalities, manifest)
+    except ConfigError as error:
+        raise ConfigError(f"row {row!r}: {error}") from None
     if config.evaluation.frames == "mean" and manifest.image_frames is None:
         raise ConfigError(
             f"row {row!r}: evaluation.frames is mean, but data set {folder} has one image per "

@@ -228,27 +228,28 @@ def _attempts_before(grid: GridFolder, folder: RunFolder, action: Action) -> int
 
 
 def _compared_samples(spec: RunSpec, overrides: dict[str, Any], world_size: int) -> int:
-    """Return the samples of one micro-batch over all processes.
+    """Return the samples of one micro-batch: over all processes if losses compare them.
 
     Raises:
         ConfigError: the batch sizes do not fit the number of processes.
     """
     micro_batch_size, _ = accumulation_steps(overridden(spec.config, overrides), world_size)
-    return micro_batch_size * world_size
+    return micro_batch_size * (world_size if spec.config.loss.compares_samples else 1)
 
 
 def _check_compared(spec: RunSpec, found: Found, samples: int) -> None:
     """Raise ConfigError if a loss would compare another number of samples than at the start."""
-    terms, first = spec.config.loss.compares_samples, found.history.first_trained
-    if not terms or first is None or first.world_size is None:
+    keys, first = spec.config.needs_micro_batch, found.history.first_trained
+    if not keys or first is None or first.world_size is None:
         return
     began_with = {key: first.overrides[key] for key in KEYS if key in first.overrides}
     began = _compared_samples(spec, began_with, first.world_size)
     if began != samples:
+        times = " times the number of processes" if spec.config.loss.compares_samples else ""
         raise ConfigError(
-            f"loss.{terms[0]} compares the samples of one micro-batch over all processes: {began} "
-            f"when run {found.place.run_id} began, now {samples}. Choose micro_batch_size "
-            f"(--resume-with) and the number of processes so that their product is {began}"
+            f"{keys[0]} depends on the samples of one micro-batch{times}: {began} when run "
+            f"{found.place.run_id} began, now {samples}. Choose micro_batch_size (--resume-with) "
+            f"so that micro_batch_size{times} is {began}"
         )
 
 

@@ -103,8 +103,12 @@ class OwnNetwork(Network):
         present_BM: Tensor,
         subsets: Sequence[Sequence[int]],
         complete: frozenset[str],
+        mix: tuple[Tensor, Tensor] | None,
     ) -> Computed:
-        """Call the module once, and once more for each subset of the modalities."""
+        """Call the module once, and once more for each subset of the modalities.
+
+        A config with a network of own code has no mixup, so `mix` is None.
+        """
         logits, features_BMD = self._call(inputs, lengths, present_BM)
         of_subsets = []
         for subset in subsets:
@@ -116,7 +120,7 @@ class OwnNetwork(Network):
             of_subsets.append(
                 {task: part.masked_fill(nothing_B1, math.nan) for task, part in of_subset.items()}
             )
-        return Computed(logits, features_BMD, of_subsets)
+        return Computed(logits, features_BMD, of_subsets, present_BM)
 
     def _call(
         self, inputs: dict[str, Tensor], lengths: dict[str, Tensor], present_BM: Tensor

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # Fields of RunResult that runs.csv has beside the metrics.
 RESULT_COLUMNS = (
-    *("steps", "selected_step", "train_s", "wall_s"),
+    *("steps", "stopped_early", "selected_step", "train_s", "wall_s"),
     *("samples_per_s", "peak_memory_gib", "peak_reserved_gib", "attempts"),
     *("model_tflop_s", "mfu", "data_wait_s", "energy_j", "micro_batch_size"),
     *(

@@ -1,7 +1,6 @@
 """Describe a table in a few numbers: splits, classes, lengths of texts, sizes and durations."""
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import SPLITS
+from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.data.decode.separate_process import DecoderProcess
 from furnace_hpc.data.packing.rejects import Unusable
@@ -73,23 +73,28 @@ def describe(
     leaks: Leaks,
     numbers: tuple[str, ...] = (),
 ) -> Profile:
-    """Measure a table. Headers of files are read in another process, for a part of the rows."""
+    """Measure a table. Headers of files are read in another process, for a part of the rows.
+
+    Raises:
+        ConfigError: no file of a column can be read.
+    """
+    warnings = list(warnings)
     splits = {split: int((codes == code).sum()) for code, split in enumerate(SPLITS)}
     columns = {slot.rstrip("0"): slot for slot in staged.slots if slot in ("image0", "audio")}
     if "text" in staged.frame.collect_schema():
         columns = {"text": "text"} | columns
     if numbers:
         columns["numbers"] = "numbers"
-    counted = with_codes(staged, codes).filter(pl.col("split_code") != UNUSED)
-    present = counted.select(pl.col(list(columns.values())).count()).collect(engine="streaming")
+    in_splits = with_codes(staged, codes).filter(pl.col("split_code") != UNUSED)
+    present = in_splits.select(pl.col(list(columns.values())).count()).collect(engine="streaming")
     modalities = {modality: int(present[column][0]) for modality, column in columns.items()}
     spreads = list(_text_lengths(staged)) if "text" in columns else []
     spreads += [_spread_of_numbers(staged, *column) for column in enumerate(numbers)]
     with DecoderProcess(READERS) as decoder:
         if "image0" in staged.slots:
-            spreads += _image_sizes(staged, decoder)
+            spreads += _image_sizes(staged, decoder, warnings)
         if "audio" in staged.slots:
-            spreads += _durations(staged, decoder)
+            spreads += _durations(staged, decoder, warnings)
     return Profile(name, splits, modalities, labels, spreads, warnings, leaks, numbers)
 
 
@@ -106,15 +111,15 @@ def _spread_of_numbers(staged: Staged, number: int, column: str) -> Spread:
     return _spread(column, "", found.to_numpy())
 
 
-def _image_sizes(staged: Staged, decoder: DecoderProcess) -> Iterator[Spread]:
-    sizes = np.array(_probe(decoder, image_size, _probed(staged, "image0")))
+def _image_sizes(staged: Staged, decoder: DecoderProcess, warnings: list[str]) -> Iterator[Spread]:
+    sizes = np.array(_probe(decoder, image_size, _probed(staged, "image0"), "image", warnings))
     if len(sizes):
         yield _spread("image width", "px", sizes[:, 0])
         yield _spread("image height", "px", sizes[:, 1])
 
 
-def _durations(staged: Staged, decoder: DecoderProcess) -> Iterator[Spread]:
-    found = np.array(_probe(decoder, sound_length, _probed(staged, "audio")))
+def _durations(staged: Staged, decoder: DecoderProcess, warnings: list[str]) -> Iterator[Spread]:
+    found = np.array(_probe(decoder, sound_length, _probed(staged, "audio"), "audio", warnings))
     if len(found):
         yield _spread("sound", "s", found[:, 0])
         yield _spread("sound rate", "Hz", found[:, 1])
@@ -129,13 +134,39 @@ def _probed(staged: Staged, slot: str) -> list[Media]:
 
 
 def _probe(
-    decoder: DecoderProcess, read: Callable[[Media, Any], Found], files: list[Media]
+    decoder: DecoderProcess,
+    read: Callable[[Media, Any], Found],
+    files: list[Media],
+    kind: str,
+    warnings: list[str],
 ) -> list[Found]:
-    """Read headers. Files that cannot be read are left out: packing reports them."""
-    found = []
+    """Read headers. Add a warning if files that exist cannot be read.
+
+    Raises:
+        ConfigError: no file can be read, because the column has files of another kind.
+    """
+    found, problems, num_missing = [], list[str](), 0
     for media in files:
-        with suppress(Unusable, ConfigError):
+        try:
             found.append(decoder.read(read, media, None))
+        except (Unusable, ConfigError) as error:
+            if isinstance(error, Unusable) and error.reason == "missing":
+                num_missing += 1
+            else:
+                problems.append(
+                    f"{media.name!r} ({' '.join(' '.join(map(str, error.args)).split())[:200]})"
+                )
+    looked_at = len(files) - num_missing
+    if problems and not found:
+        raise ConfigError(
+            f"none of {counted(looked_at, f'{kind} file')} can be read, such as {problems[0]}. "
+            f"Give --{kind} a column of {kind} files"
+        )
+    if problems:
+        warnings.append(
+            f"{len(problems):,} of {counted(looked_at, f'{kind} file')} that were looked at cannot "
+            f"be read, such as {problems[0]}"
+        )
     return found
 
 
@@ -163,7 +194,7 @@ def profile_lines(profile: Profile) -> Iterator[str]:
     yield from (str(spread) for spread in profile.spreads)
     yield from (f"warning: {warning}" for warning in profile.warnings)
     if profile.leaks.kinds:
-        yield f"warning: {profile.leaks.summary} are in two splits (--allow-leak)"
+        yield f"warning: {profile.leaks.summary} in two splits (--allow-leak)"
 
 
 def shown_classes(found: LabelCounts) -> list[tuple[str, int, list[int]]]:

@@ -65,13 +65,33 @@ def open_tables(options: SourceOptions, scratch: Path) -> list[Table]:
     listed += [(split, given) for split, files in options.split_files.items() for given in files]
     tables = []
     for split, given in listed:
-        for path in _matches(given):
-            for table in _open(path, options, scratch):
-                tables.append(replace(table, split=split or table.split))
+        for table in _open_all(given, options, scratch):
+            tables.append(_with_columns(table, split, options.path_pattern))
     if options.media_root is not None:
         tables = [replace(table, root=options.media_root) for table in tables]
     _check_same_columns(tables)
     return [replace(table, name=name) for table, name in zip(tables, _names(tables), strict=True)]
+
+
+def _open_all(given: str, options: SourceOptions, scratch: Path) -> Iterator[Table]:
+    """Open a file or folder, or what a pattern matches. Images and sounds are rows of one table."""
+    paths = _matches(given)
+    if not Path(given).exists() and all(map(folders.is_media, paths)):
+        folder, frame = folders.list_matches(given, paths)
+        yield Table(folder, frame.lazy(), folder, ())
+        return
+    for path in paths:
+        yield from _open(path, options, scratch)
+
+
+def _with_columns(table: Table, split: str | None, path_pattern: str | None) -> Table:
+    """Add the columns of the path, and the column `split` if an option gives it."""
+    frame = table.frame
+    if path_pattern is not None:
+        frame = folders.with_pattern(frame, path_pattern, table.path)
+    if split is not None and "split" not in table.columns:
+        frame = frame.with_columns(pl.lit(split).alias("split"))
+    return replace(table, frame=frame, split=split or table.split)
 
 
 def _names(tables: list[Table]) -> list[str]:

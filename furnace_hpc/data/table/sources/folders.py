@@ -33,7 +33,7 @@ def list_media(folder: Path) -> pl.DataFrame:
         folders.sort()
         inside = Path(place).relative_to(folder)
         for name in files:
-            if name.lower().endswith((*IMAGES, *SOUNDS)) and not name.startswith("."):
+            if is_media(Path(name)) and not name.startswith("."):
                 found.append(PurePosixPath(inside / name).as_posix())
     if not found:
         raise ConfigError(
@@ -45,6 +45,54 @@ def list_media(folder: Path) -> pl.DataFrame:
     if None in tops or len(set(tops)) == 1:
         return frame
     return frame.with_columns(pl.Series("split", tops))
+
+
+def is_media(path: Path) -> bool:
+    """Return whether a file has the ending of an image or a sound."""
+    return path.name.lower().endswith((*IMAGES, *SOUNDS))
+
+
+def list_matches(pattern: str, files: list[Path]) -> tuple[Path, pl.DataFrame]:
+    """Return the folder before the first wildcard, and a row for each file with its path in it."""
+    parts = Path(pattern).parts
+    first = next(number for number, part in enumerate(parts) if set(part) & set("*?["))
+    folder = Path(*parts[:first])
+    return folder, _with_parts([file.relative_to(folder).as_posix() for file in files])
+
+
+def with_pattern(frame: pl.LazyFrame, pattern: str, place: Path) -> pl.LazyFrame:
+    """Add a column for each named group of a regular expression, which all paths must match.
+
+    Raises:
+        ConfigError: it is malformed, has no named group, or a path does not match.
+    """
+    columns = frame.collect_schema().names()
+    if "path" not in columns:
+        raise ConfigError(
+            f"--path-pattern needs a column 'path', which {place} lacks. Give it for a folder, a "
+            "pattern of files or a list of paths"
+        )
+    try:
+        groups = pl.col("path").str.extract_groups(pattern)
+        found = pl.DataFrame({"path": [""]}).select(groups).to_series()
+    except pl.exceptions.PolarsError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"--path-pattern {pattern!r} is not a regular expression: {reason}"
+        ) from None
+    names = [name for name in found.struct.fields if not name.isdigit()]
+    if not names or (double := [name for name in names if name in columns]):
+        problem = f"names the column {double[0]!r} again" if names else "has no named group"
+        raise ConfigError(
+            f"--path-pattern {pattern!r} {problem}. Name its groups, such as (?P<actor>[0-9]+)"
+        )
+    other = frame.filter(~pl.col("path").str.contains(pattern)).select("path").collect()
+    if len(other):
+        raise ConfigError(
+            f"--path-pattern {pattern!r} does not match {other['path'][0]!r} ({len(other):,} "
+            f"paths in all). Correct it, or choose the files with a pattern in --source"
+        )
+    return frame.with_columns(groups.struct.field(name).alias(name) for name in names)
 
 
 def read_list(path: Path) -> pl.DataFrame:

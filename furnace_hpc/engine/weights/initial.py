@@ -15,7 +15,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.sections.initial_weights import InitialWeights
 from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.engine.checkpoint.loader import TAG
-from furnace_hpc.engine.checkpoint.shards import whole_weights
+from furnace_hpc.engine.checkpoint.shards import whole_average, whole_weights
 from furnace_hpc.engine.deepspeed_engine import parameters_sha256
 from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.host.regular_file import read_regular
@@ -85,7 +85,7 @@ def _read(source: InitialWeights, folder: RunFolder) -> tuple[str, Weights]:
 
 
 def _read_run(run: RunFolder) -> tuple[str, Weights]:
-    """The weights of the step that validation selected."""
+    """The weights that validation selected: their moving average, if the run has one."""
     result = read_result(run)
     if result is None:
         raise ConfigError(f"init_from needs run {run.path}, which is not done. Submit it first")
@@ -104,7 +104,7 @@ def _read_run(run: RunFolder) -> tuple[str, Weights]:
         )
     name = f"{result.run_id} at step {result.selected_step}"
     try:
-        return name, whole_weights(path / TAG)
+        return name, whole_weights(path / TAG) | whole_average(path / TAG)
     except (RuntimeError, OSError, KeyError) as error:
         raise ConfigError(f"checkpoint {path} cannot be read ({error})") from None
 

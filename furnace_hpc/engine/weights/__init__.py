@@ -1,0 +1,1 @@
+"""The weights of a run: their moving average, and their first values."""
