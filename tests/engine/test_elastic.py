@@ -10,7 +10,14 @@ from elastic_work import MADE_AT, MORE
 from forked_ranks import run_phases
 
 from furnace_hpc.engine.checkpoint import shards
-from furnace_hpc.engine.checkpoint.shards import Index, Piece, Shards, open_shards
+from furnace_hpc.engine.checkpoint.shards import (
+    AVERAGE,
+    Index,
+    OptimizerState,
+    Piece,
+    Shards,
+    open_shards,
+)
 from furnace_hpc.runs.folder import RunFolder
 
 pytestmark = pytest.mark.distributed
@@ -173,15 +180,30 @@ def test_reading_across_files_of_several_ranks():
 
 
 def test_whole_weights_have_tied_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """DeepSpeed stores a tied parameter once, with the other name beside it."""
-    values = torch.tensor([1.0, 2.0])
-    index = Index({"first": values.shape}, {"first": [Piece(0, 0, 0, 2)]}, [], None)
+    """DeepSpeed stores a tied parameter once, with the other name beside it. So it is averaged."""
+    kept = {"fp32": torch.tensor([1.0, 2.0]), AVERAGE: torch.tensor([0.5, 1.5])}
+    state = OptimizerState((AVERAGE,), {})
+    index = Index({"first": torch.Size([2])}, {"first": [Piece(0, 0, 0, 2)]}, [], state)
     model = {"module": {}, "buffer_names": [], "shared_params": {"head.weight": "first"}}
-    found = Shards(model, index, lambda rank: [{"fp32": values}])
     monkeypatch.setattr(shards, "has_shards", lambda folder: True)
-    monkeypatch.setattr(shards, "open_shards", lambda folder: found)
-    whole = shards.whole_weights(tmp_path)
-    assert {name: value.tolist() for name, value in whole.items()} == {
-        "first": [1.0, 2.0],
-        "head.weight": [1.0, 2.0],
+    monkeypatch.setattr(
+        shards, "open_shards", lambda folder: Shards(model, index, lambda rank: [kept])
+    )
+    for read, key in ((shards.whole_weights, "fp32"), (shards.whole_average, AVERAGE)):
+        whole = {name: value.tolist() for name, value in read(tmp_path).items()}
+        assert whole == dict.fromkeys(("first", "head.weight"), kept[key].tolist())
+
+
+def test_average_of_tied_weights_at_stage_0(tmp_path: Path):
+    """The model file has both names of one tensor, and the optimizer has it once."""
+    tmp_path.chmod(0o700)
+    values = torch.tensor([1.0, 2.0])
+    groups = [{"params": [0], "names": ["first"]}]
+    average = {0: {AVERAGE: torch.tensor([0.5, 1.5])}}
+    content = {
+        "module": {"first": values, "head.weight": values, "other": values.clone()},
+        "optimizer": {"param_groups": groups, "state": average},
     }
+    torch.save(content, tmp_path / "mp_rank_00_model_states.pt")
+    found = {name: value.tolist() for name, value in shards.whole_average(tmp_path).items()}
+    assert found == {"first": [0.5, 1.5], "head.weight": [0.5, 1.5]}

@@ -124,9 +124,7 @@ def whole_weights(folder: Path) -> dict[str, Tensor]:
     for name in shards.frozen.shapes:
         whole[name] = shards.frozen.read(name).clone()
     whole |= {name: value.clone() for name, value in shards.buffers().items()}
-    # Second names of parameters, such as those of tied weights.
-    for name, first in dict(shards.model.get("shared_params") or {}).items():
-        whole[name] = whole[first].clone()
+    whole = _with_second_names(whole, dict(shards.model.get("shared_params") or {}))
     return {name: value.detach() for name, value in whole.items()}
 
 
@@ -142,18 +140,37 @@ def whole_average(folder: Path) -> dict[str, Tensor]:
         shards = open_shards(folder)
         if not shards.index.has_average:
             return {}
-        return {
+        whole = {
             name: shards.read(name, AVERAGE, 0, prod(shape)).view(shape).clone()
             for name, shape in shards.index.shapes.items()
         }
+        return _with_second_names(whole, dict(shards.model.get("shared_params") or {}))
     check_trusted(folder, folder)
-    saved = open_file(folder / "mp_rank_00_model_states.pt")["optimizer"]
+    content = open_file(folder / "mp_rank_00_model_states.pt")
+    saved = content["optimizer"]
     found: dict[str, Tensor] = {}
     for group in saved["param_groups"]:
         for number, name in zip(group["params"], group.get("names", ()), strict=False):
             state = saved["state"].get(number, {})
             if AVERAGE in state:
                 found[name] = state[AVERAGE].clone()
+    return _with_second_names(found, _same_tensors(content["module"]))
+
+
+def _with_second_names(whole: dict[str, Tensor], first_names: dict[str, str]) -> dict[str, Tensor]:
+    """The weights with the second names of parameters, such as those of tied weights."""
+    tied = {name: first for name, first in first_names.items() if first in whole}
+    return whole | {name: whole[first].clone() for name, first in tied.items()}
+
+
+def _same_tensors(module: dict[str, Tensor]) -> dict[str, str]:
+    """Name -> earlier name of the same tensor, in a model file of stage 0."""
+    first: dict[tuple[int, torch.Size], str] = {}
+    found = {}
+    for name, value in module.items():
+        key = (value.data_ptr(), value.shape)
+        if value.numel() and first.setdefault(key, name) != name:
+            found[name] = first[key]
     return found
 
 
