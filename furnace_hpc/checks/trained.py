@@ -56,9 +56,11 @@ class CheckedRow:
 def checked_config(config: TrainConfig) -> TrainConfig:
     """The config of a row, in fp32 on a CPU and without what only costs time in a check."""
     content = config.model_dump(mode="json", exclude_defaults=True)
-    # Weights of other rows are not there, and no contract depends on them.
+    # Weights of other rows are not there, and no contract depends on them. Augmentation draws
+    # numbers, and mixup compares the samples of a process.
     for key in (
         "init_from",
+        "augment",
         "epochs",
         "early_stopping",
         "compile",

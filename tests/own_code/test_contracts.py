@@ -181,10 +181,12 @@ def test_an_encoder_may_have_no_parameters(package, columns):
 def test_checked_rows_need_no_other_rows(package):
     """They start from new weights, with an optimizer that ZeRO stage 3 can have."""
     rows = {"own": {}, "next": {"init_from": {"variant": "own"}, "optimizer.name": "adafactor"}}
+    rows["next"]["augment.mixup"] = 0.2
     rows["next"]["deepspeed.zero_optimization.stage"] = 0
     grid = read_grid(write_grid(package.parent, rows))
     config = checked_config(expand_rows(grid)[1].config)
     assert config.init_from == ()
+    assert not config.augment.mixup
     assert config.optimizer.name == "adamw"
 
 
