@@ -49,6 +49,7 @@ def average_of(folder: Path) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in average.items()}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bits(calm: Path, small_data: Path, tmp_path: Path):
     """Weights, losses, predictions of the average, and the average itself."""
     folder = new(tmp_path / "place", small_data, 2, 2)
