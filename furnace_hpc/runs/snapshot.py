@@ -52,7 +52,6 @@ class CodeSource:
     num_bytes: int
 
 
-@cache
 def source(own: OwnCode | None = None) -> CodeSource:
     """The files that a snapshot would contain now.
 
@@ -62,6 +61,11 @@ def source(own: OwnCode | None = None) -> CodeSource:
     Raises:
         ConfigError: they are larger than MAX_BYTES, or other users could change them.
     """
+    return _source(own)
+
+
+@cache
+def _source(own: OwnCode | None) -> CodeSource:
     parts = PARTS if is_snapshot() and own is None else SNAPSHOT_PARTS
     files = _files(PACKAGE.parent, parts)
     _check_checkout(files.values())

@@ -383,7 +383,7 @@ def _flat_identity(config: TrainConfig) -> dict[str, Any]:
     """
     values = flatten(identity(config), enter_lists=True)
     values.pop("pack_seed", None)
+    values = {key: value for key, value in values.items() if key.partition(".")[0] != "init_from"}
     if config.init_from:
-        values = {key: value for key, value in values.items() if not key.startswith("init_from.")}
         values["init_from"] = "; ".join(map(str, config.init_from))
     return values

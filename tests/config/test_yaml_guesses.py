@@ -95,7 +95,7 @@ def test_empty_rows_and_sections_are_accepted(tmp_path):
             "model.text_weights: 1_0",
             "model.text_weights: got 1_0 (read as 10), wanted text. Write '1_0'",
         ),
-        ("model.fusion: off", "model.fusion: got off (read as false), wanted 'concat', "),
+        ("model.fusion: off", "model.fusion: got off (read as false), wanted text"),
         (
             "deepspeed.zero_optimization.stage: yes",
             "stage: got yes (read as true), wanted 0, 1, 2 or 3",

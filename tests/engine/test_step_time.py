@@ -87,7 +87,8 @@ def test_records_and_result_add_up(device, monkeypatch, tmp_path):
     """Twelve steps of 90 ms, a record every four, a checkpoint after six that takes 7 s."""
     records: list[dict] = []
     config = make_config(log_every=4, evaluation__every=100, steps=13)
-    engine = SimpleNamespace(get_global_grad_norm=lambda: None)
+    optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])
+    engine = SimpleNamespace(get_global_grad_norm=lambda: None, optimizer=optimizer)
     context = make_context(config, engine, folder=tmp_path)
     context.processes.__dict__["device"] = torch.device("cuda")
     monkeypatch.setattr(usage, "_gpu_of", lambda device: None)

@@ -39,9 +39,9 @@ CLEAN |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 
 @pytest.fixture(autouse=True)
 def _fresh_source():
-    source.cache_clear()
+    snapshot._source.cache_clear()
     yield
-    source.cache_clear()
+    snapshot._source.cache_clear()
 
 
 def at(root: Path, *study: Path, **more: str) -> SimpleNamespace:
