@@ -35,15 +35,15 @@ def check_sources(grid: Grid, rows: Sequence[GridRow]) -> None:
         if name in grid.sanity:
             problem = f"{name!r} is in sources and in sanity, and the table leaves out sources"
             raise _error(grid, "", f"{problem}. Remove it from one of them")
+    for row in rows:
+        for source in row.config.init_from:
+            _check_source(grid, row, source, named)
     given = {name for row in rows for name in source_rows(row)}
     unused = [name for name in grid.sources if name not in given]
     if unused:
         raise _error(
             grid, "", f"sources contains {unused[0]!r}, which no init_from names. Remove it"
         )
-    for row in rows:
-        for source in row.config.init_from:
-            _check_source(grid, row, source, named)
     for row in rows:
         _check_circle(grid, [row.name], named)
 
