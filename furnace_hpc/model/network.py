@@ -4,6 +4,7 @@ B batch, M modalities, T tokens, D width, C classes, P width of a projection.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -40,7 +41,7 @@ class Computed(NamedTuple):
     """The modalities that were used."""
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A network of any kind, with modality dropout and the heads that losses need."""
 
     unimodal: nn.ModuleDict
@@ -75,10 +76,11 @@ class Network(nn.Module):
             module.eval()
         return self
 
+    @abstractmethod
     def furnace_encoders(self) -> Mapping[str, nn.Module]:
         """Modality -> its encoder, if Furnace has made one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compute(
         self,
         inputs: dict[str, Tensor],
@@ -89,7 +91,6 @@ class Network(nn.Module):
         mix: tuple[Tensor, Tensor] | None,
     ) -> Computed:
         """Compute what `forward` returns of the network itself. The arguments are the same."""
-        raise NotImplementedError
 
     def checkpoint_activations(self, checkpoint: Checkpoint) -> None:
         """Recompute attention blocks in backward instead of keeping their activations."""
@@ -279,16 +280,12 @@ class FusionModel(Network):
         complete: frozenset[str],
     ) -> dict[str, Tensor]:
         """Logits from a subset of the modalities. The tokens of the others are set to zero."""
-        kept_M = torch.zeros_like(present_BM[0])
-        for m in subset:  # a list as an index would wait for the GPU
-            kept_M[m] = True
-        present_BM = present_BM & kept_M
+        present_BM = only(subset, present_BM)
         complete &= {self.modalities[m] for m in subset}
         tokens = [part * present_BM[:, m].view(-1, 1, 1) for m, part in enumerate(tokens)]
         masks = [mask & present_BM[:, m : m + 1] for m, mask in enumerate(masks)]
-        nothing_B1 = ~present_BM.any(1, keepdim=True)
         logits = self._logits(self._fuse(tokens, masks, present_BM, complete)[0])
-        return {task: part.masked_fill(nothing_B1, math.nan) for task, part in logits.items()}
+        return without_empty(logits, present_BM)
 
 
 class ProjectionHeads(nn.Module):
@@ -327,6 +324,20 @@ def mixed(
         found.append(own_B11 * valid_BTD + (1 - own_B11) * valid_BTD[partner_B])
     joined = [mask_BT | mask_BT[partner_B] for mask_BT in masks]
     return found, joined, present_BM | present_BM[partner_B]
+
+
+def only(subset: Sequence[int], present_BM: Tensor) -> Tensor:
+    """Presence of the modalities of a subset. The others count as absent."""
+    kept_M = torch.zeros_like(present_BM[0])
+    for m in subset:  # a list as an index would wait for the GPU
+        kept_M[m] = True
+    return present_BM & kept_M
+
+
+def without_empty(logits: dict[str, Tensor], present_BM: Tensor) -> dict[str, Tensor]:
+    """Task -> logits [B, C], NaN for samples without a modality."""
+    nothing_B1 = ~present_BM.any(1, keepdim=True)
+    return {task: part.masked_fill(nothing_B1, math.nan) for task, part in logits.items()}
 
 
 def drop_modalities(present_BM: Tensor, probability: float) -> Tensor:

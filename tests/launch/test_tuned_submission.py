@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 from login_study import command, pack, refused, write_grid
+from planned_study import planned as plan
 from tables_study import finish, notes
-from tuned_study import FAILS, PRINTS, TUNE, end_trials, trials_of, tuned_grid
+from tuned_study import FAILS, TUNE, end_trials, trials_of, tuned_grid
 
 from furnace_hpc import cancel
 from furnace_hpc.api.grid_table import make_table
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import Grid, with_settings
 from furnace_hpc.launch.follow_up import plan_next_stage
 from furnace_hpc.launch.planning.plan import Action, Plan, Scope
@@ -30,40 +30,13 @@ from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.records import declaration
 from furnace_hpc.runs.records.declaration import read_declared
-from furnace_hpc.runs.state import RunState, RunStatus, read_status
-from furnace_hpc.submit import Options, make_plan_of, unattended_trials
+from furnace_hpc.runs.state import RunState, RunStatus
+from furnace_hpc.submit import unattended_trials
 from furnace_hpc.tables.declared_plan import plan_lines
 from furnace_hpc.tables.view import View
 
-LOCAL = ClusterProfile(name="local", executor="local")
 ROOT = Path(__file__).parents[2]
 SEARCH = "optimizer.lr (log 0.0003 to 0.03) on seeds 100, 101 by val/digit/accuracy"
-
-
-def plan(
-    path: Path,
-    grid: Grid,
-    *rows: str,
-    seeds: tuple[int, ...] = (0, 1, 2),
-    new_code: bool = False,
-) -> Plan:
-    """The plan of `submit`."""
-    chosen = [row for row in expand_rows(grid) if not rows or row.name in rows]
-    options = Options(
-        grid=grid,
-        profile=LOCAL,
-        folder=GridFolder(path / grid.name),
-        data_root=path / "data",
-        variants=[row.name for row in chosen],
-        seeds=list(map(str, seeds)),
-        retry=frozenset(),
-        resume_with={},
-        new_code=new_code,
-        adopt=True,
-        dry_run=False,
-        prepare=False,
-    )
-    return make_plan_of(options, chosen, PRINTS, read_status)
 
 
 def submitted(path: Path, grid: Grid, *rows: str, **chosen) -> Submission:

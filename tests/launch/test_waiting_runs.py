@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from local_study import submit
+from planned_study import planned
 from tables_study import GRID, fail, finish
+from tuned_study import PRINTS
 
-from furnace_hpc.config.cluster import ClusterProfile
-from furnace_hpc.config.grids.expansion import expand, expand_rows
+from furnace_hpc.config.grids.expansion import expand
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.engine.checkpoint.shards import whole_weights
@@ -19,11 +20,7 @@ from furnace_hpc.launch.planning.plan import Action, Plan
 from furnace_hpc.launch.submission import read_scope, write_submission
 from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
-from furnace_hpc.runs.state import read_status
-from furnace_hpc.submit import Options, make_plan_of
 
-LOCAL = ClusterProfile(name="local", executor="local")
-PRINTS = {"tridigits": "feedfeedfeedfeed"}
 CHAIN = {
     "base": {},
     "text": {"model.modalities": ["text"]},
@@ -38,23 +35,7 @@ def grid() -> Grid:
 
 def plan(path: Path, *rows: str) -> Plan:
     """The plan of `submit`."""
-    study = grid()
-    chosen = [row for row in expand_rows(study) if not rows or row.name in rows]
-    options = Options(
-        grid=study,
-        profile=LOCAL,
-        folder=GridFolder(path / study.name),
-        data_root=path / "data",
-        variants=[row.name for row in chosen],
-        seeds=["0", "1"],
-        retry=frozenset(),
-        resume_with={},
-        new_code=False,
-        adopt=True,
-        dry_run=False,
-        prepare=False,
-    )
-    return make_plan_of(options, chosen, PRINTS, read_status)
+    return planned(path, grid(), *rows)
 
 
 def actions(found: Plan) -> dict[str, str]:

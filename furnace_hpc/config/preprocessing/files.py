@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ PROCESSOR = "processor_config.json"  # it may have the settings of several prepr
 IMAGE_PROCESSOR, FEATURE_EXTRACTOR = "image_processor", "feature_extractor"
 
 
-class Needs(BaseModel):
+class Needs(BaseModel, ABC):
     """What an encoder needs of one modality. Subclasses have the settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @abstractmethod
     def describe(self) -> str:
         """Return the settings in a few words, for messages."""
-        raise NotImplementedError
 
 
 def bad_file(name: str, problem: str, fix: str) -> ConfigError:

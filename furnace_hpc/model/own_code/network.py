@@ -3,7 +3,6 @@
 B batch, M modalities, C classes, D width.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from furnace_hpc.config.sections.model import ModelConfig
 from furnace_hpc.model.encoders.choice import make_encoder
 from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.heads import make_head
-from furnace_hpc.model.network import Computed, FusionModel, Network
+from furnace_hpc.model.network import Computed, FusionModel, Network, only, without_empty
 from furnace_hpc.model.own_code.contracts import NetworkContext
 from furnace_hpc.model.own_code.modules import BrokenContract, check_shape, make_module
 
@@ -112,14 +111,9 @@ class OwnNetwork(Network):
         logits, features_BMD = self._call(inputs, lengths, present_BM)
         of_subsets = []
         for subset in subsets:
-            kept_M = torch.zeros_like(present_BM[0])
-            for m in subset:  # a list as an index would wait for the GPU
-                kept_M[m] = True
-            of_subset, _ = self._call(inputs, lengths, present_BM & kept_M)
-            nothing_B1 = ~(present_BM & kept_M).any(1, keepdim=True)
-            of_subsets.append(
-                {task: part.masked_fill(nothing_B1, math.nan) for task, part in of_subset.items()}
-            )
+            kept_BM = only(subset, present_BM)
+            of_subset, _ = self._call(inputs, lengths, kept_BM)
+            of_subsets.append(without_empty(of_subset, kept_BM))
         return Computed(logits, features_BMD, of_subsets, present_BM)
 
     def _call(
