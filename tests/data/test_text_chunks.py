@@ -11,7 +11,13 @@ from table_files import sentence
 
 from furnace_hpc import pack
 from furnace_hpc.data.decode.tokenizer import TokenReader
-from furnace_hpc.data.decode.word_tokenizer import OTHER, SPECIAL, encode_words, word_tokenizer
+from furnace_hpc.data.decode.word_tokenizer import (
+    OTHER,
+    SPECIAL,
+    encode_words,
+    word_table,
+    word_tokenizer,
+)
 from furnace_hpc.data.packing.rendering import Chunk, Renderer, _render_chunk
 from furnace_hpc.data.table import run
 
@@ -48,7 +54,7 @@ def test_every_character_gives_the_same_tokens():
     for words in split:
         found |= dict.fromkeys(words)
     vocabulary = (*SPECIAL, *found)
-    ids, lengths = encode_words(pl.Series(texts), vocabulary, 16, "int32")
+    ids, lengths = encode_words(pl.Series(texts), word_table(vocabulary), 16, "int32")
     place = {word: number for number, word in enumerate(vocabulary)}
     for words, own, length in zip(split, ids, lengths, strict=True):
         assert own[:length].tolist() == [2, *(place[word] for word in words), 3]
@@ -59,7 +65,7 @@ def test_unknown_words_and_long_texts():
     words = (*SPECIAL, "good", "film", "!")
     texts = ["Good FILM!", "a bad film", "", "good " * 20, "good film good film good"]
     reader = TokenReader(word_tokenizer(words), 7)
-    ids, lengths = encode_words(pl.Series(texts), words, 7, reader.dtype)
+    ids, lengths = encode_words(pl.Series(texts), word_table(words), 7, reader.dtype)
     for text, own, length in zip(texts, ids, lengths, strict=True):
         expected, expected_length = reader.encode(text)
         assert own.tolist() == expected.tolist()
