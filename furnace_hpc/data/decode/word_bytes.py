@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:  # workers set its number of threads before they import it
     import polars as pl
 
-BLOCK_BYTES = 1 << 17  # of texts that are split at once. Arrays of this size stay in the cache
+BLOCK_BYTES = 1 << 18  # of texts that are split at once. Arrays of this size stay in the cache
 KEY_BYTES = 16  # words of more bytes have no exact key
 EMPTY = -1  # number of a place without a word
 _BETWEEN, _PART, _WHOLE = range(3)  # what a byte is: no word, a part of a word, or a word
@@ -99,10 +99,12 @@ def split_words(texts: "pl.Series", pattern: str) -> Words:
         texts: some megabytes at most.
         pattern: of a word: either one character, or a run of characters of one kind.
     """
-    spaced = _spaced(texts, pattern)
-    joined = spaced.str.join("\n").item() + "\n" * 24  # whole words of 8 bytes
+    joined = texts.str.join("\n").item()
+    if not joined.isascii():
+        texts = _spaced(texts, pattern)
+        joined = texts.str.join("\n").item()
+    content = (joined + "\n" * 24).encode()  # `keys` reads whole words of 8 bytes
     kinds, lower = _tables(pattern)
-    content = joined.encode()
     found = np.frombuffer(content.translate(kinds), np.uint8)
     is_part, is_whole = found == _PART, found == _WHOLE
     is_start, is_end = is_whole.copy(), is_whole
@@ -110,7 +112,7 @@ def split_words(texts: "pl.Series", pattern: str) -> Words:
     is_start[1:] |= is_part[1:] & ~is_part[:-1]
     is_end[:-1] |= is_part[:-1] & ~is_part[1:]
     starts, ends = np.flatnonzero(is_start), np.flatnonzero(is_end) + 1
-    behind = np.cumsum(spaced.str.len_bytes().to_numpy().astype(np.int64) + 1)
+    behind = np.cumsum(texts.str.len_bytes().to_numpy().astype(np.int64) + 1)
     counts = np.diff(np.searchsorted(starts, behind), prepend=0)
     content_lower = np.frombuffer(content.translate(lower), np.uint8)
     return Words(content_lower, starts, ends, counts)
@@ -119,8 +121,6 @@ def split_words(texts: "pl.Series", pattern: str) -> Words:
 def _spaced(texts: "pl.Series", pattern: str) -> "pl.Series":
     """Replace texts that are not ASCII by their lower-case words with spaces between them."""
     others = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
-    if others.is_empty():
-        return texts
     words = texts.gather(others).str.to_lowercase().str.extract_all(pattern)
     return texts.scatter(others, words.list.join(" "))
 
