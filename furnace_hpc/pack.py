@@ -16,6 +16,7 @@ from furnace_hpc.data.packing.pack_command import (
     choice,
     knobs_of,
     pack_plan,
+    refuse_for,
     run,
     stored_size_of,
 )
@@ -72,6 +73,7 @@ Require = Annotated[
 ]
 Size = Annotated[int, typer.Option(help="Height and width of stored images, in pixels.")]
 Fit = Annotated[str, typer.Option(help="crop (middle square) or stretch (whole picture).")]
+For = Annotated[list[str] | None, typer.Option("--for", hidden=True)]
 Filter = Annotated[str, typer.Option(help="Resizing filter: bicubic or bilinear.")]
 
 # --- options of TriDigits: None is the default of `TriDigitsKnobs` ---
@@ -203,6 +205,7 @@ def mmimdb(
     image_stored_size: StoredSize = None,
     image_fit: Fit = "crop",
     image_filter: Filter = "bicubic",
+    for_: For = None,
     require: Require = None,
     max_refused: MaxRefused = 0.05,
     workers: Workers = None,
@@ -214,6 +217,7 @@ def mmimdb(
     from furnace_hpc.data.packing.required_modalities import require_modalities
     from furnace_hpc.data.sets.mmimdb import HDF5_FILE, MovieKnobs, plan_raw
 
+    refuse_for("mmimdb", for_, "a movie with its plot, genres and the path of its poster")
     size = stored_size_of(image_store, image_size, image_stored_size)
     image = knobs_of(ImageKnobs, "image-", size=size, fit=image_fit, filter=image_filter)
     knobs = MovieKnobs(
@@ -303,6 +307,7 @@ def audioset(
     image_stored_size: StoredSize = None,
     image_fit: Fit = "crop",
     image_filter: Filter = "bicubic",
+    for_: For = None,
     require: Require = None,
     max_refused: MaxRefused = 0.05,
     workers: Workers = None,
@@ -315,6 +320,7 @@ def audioset(
     from furnace_hpc.data.packing.required_modalities import require_modalities
     from furnace_hpc.data.sets.audioset import ClipKnobs, Lists, plan_audioset
 
+    refuse_for("audioset", for_, "a clip with the paths of its frames and sound, and its classes")
     sound = knobs_of(
         SoundKnobs,
         feature=feature,

@@ -127,7 +127,7 @@ def _spaced(texts: "pl.Series", pattern: str) -> "pl.Series":
 
 @lru_cache(maxsize=4)
 def _tables(pattern: str) -> tuple[bytes, bytes]:
-    """Return what each byte is, and its lower case. Bytes of other characters are parts of words."""
+    """Return what each byte is, and its lower case. Bytes above 127 are parts of words."""
     expression = re.compile(pattern, re.ASCII)
     kinds = bytearray([_PART] * 256)
     for byte in range(128):
