@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.config.parsing.numbers import whole_number
 from furnace_hpc.console.progress_bar import progress_bar
 from furnace_hpc.data.packing.instructions import fix_instructions
@@ -29,6 +30,11 @@ class _Sets(TyperGroup):
     """The data sets as subcommands. An error lists them if the given name is unknown."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in self.commands and Path(args[0]).exists():
+            raise ConfigError(
+                f"{args[0]} is a table or a folder. Pack it with: "
+                f"{furnace('pack', 'table', '--source', args[0])}"
+            )
         if args[0] not in self.commands and not args[0].startswith("-"):
             raise ConfigError(f"unknown data set {args[0]!r}; {nearest(args[0], self.commands)}")
         return super().resolve_command(ctx, args)

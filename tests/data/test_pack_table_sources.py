@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import soundfile
-from table_files import write_image, write_wav
+from table_files import write_image, write_reviews, write_wav
 
 from furnace_hpc import pack
 from furnace_hpc.config.errors import ConfigError
@@ -16,7 +16,11 @@ from furnace_hpc.data.table.sources.folders import read_list
 @pytest.mark.parametrize(
     ("text", "encoding", "message"),
     [
-        ("text\tlabel\none two\ta\nthree\tb\n", "utf-16", r"with '\t' between them. Rename it to mine.tsv"),
+        (
+            "text\tlabel\none two\ta\nthree\tb\n",
+            "utf-16",
+            r"with '\t' between them. Rename it to mine.tsv",
+        ),
         ("text;label\none two;a\n", "utf-8", "Rename it to mine.csv"),
         ("text,label\none two,a\n\n", "utf-8-sig", "with ',' between them. Rename it to mine.csv"),
     ],
@@ -28,6 +32,20 @@ def test_a_table_that_is_named_txt(tmp_path, text, encoding, message):
         pack.main(args=["table", "--source", str(path)], standalone_mode=False)
     assert "is read as a list of paths, but its lines have several columns" in str(raised.value)
     assert message in str(raised.value)
+
+
+def test_a_file_without_an_option(tmp_path, capsys):
+    """`furnace pack table FILE` is `--source FILE`, and `furnace pack FILE` names it."""
+    path = write_reviews(tmp_path)
+    with pytest.raises(SystemExit):
+        pack.main(args=["table", str(path)])
+    assert "--label         stars=stars" in capsys.readouterr().out
+    with pytest.raises(ConfigError) as raised:
+        pack.main(args=[str(path)], standalone_mode=False)
+    assert "reviews.csv is a table or a folder. Pack it with: " in str(raised.value)
+    assert str(raised.value).endswith(f"furnace pack table --source {path}")
+    with pytest.raises(ConfigError, match="--source and --train are both given"):
+        pack.main(args=["table", str(path), "--train", str(path)], standalone_mode=False)
 
 
 def test_paths_with_separators_are_a_list(tmp_path):

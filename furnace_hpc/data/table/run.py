@@ -186,7 +186,10 @@ def _guessed(
 
 def _check_named(columns: ColumnOptions, knobs: Knobs) -> None:
     if not columns.labels:
-        raise ConfigError("no label is given. Give --label NAME=COLUMN")
+        raise ConfigError(
+            "no label is given. Give --label NAME=COLUMN, or leave out the options of columns for "
+            "a guess"
+        )
     if not columns.text and columns.text_pair:
         raise ConfigError("--text-pair needs --text. Give the column of the first text")
     if not columns.audio and (columns.audio_start or columns.audio_end):
@@ -195,7 +198,8 @@ def _check_named(columns: ColumnOptions, knobs: Knobs) -> None:
         )
     if not columns.modalities:
         raise ConfigError(
-            "no input is given. Give --text, --image, --audio or --numbers with a column"
+            "no input is given. Give --text, --image, --audio or --numbers with a column, or leave "
+            "out the options of columns for a guess"
         )
     for modality, made in knobs.made_for.items():
         if modality not in columns.modalities:
