@@ -1,13 +1,15 @@
 """Measure the loader's samples per second against other ways to read the same samples.
 
-    python benchmarks/loader.py     some minutes
+    python benchmarks/loader.py                           about half an hour
+    SAMPLES=256 REPEATS=1 python benchmarks/loader.py     some minutes
 
 The peers need `pip install -e ".[benchmarks]"`, in a separate environment: litdata installs a
 torchvision that may not fit the installed torch. A sample is a 224 x 224 RGB picture (uint8),
 40 x 640 MFCC (float16) and 128 token ids: 202 kB. `article` starts from JPEG, WAV and text files
 and makes floats with PIL and librosa in two worker processes. All others start from the same
 samples packed in their own format. They give shuffled batches of 32 in the stored types, because
-the device normalises. Each peer is measured with several settings, and the best one counts.
+the device normalises. Each peer is measured with several settings, and the best one counts. The
+ways whose names begin with `jpeg` read images of 224 px that are stored as JPEG (loader_jpeg.py).
 """
 
 import json
@@ -26,8 +28,10 @@ from typing import Any
 import loader_files as files
 import loader_ways as ways
 import record
+from loader_jpeg import STORE
 
-REPEATS = 5
+JPEG_PEERS = tuple(f"jpeg {peer}" for peer in ways.PEERS)
+REPEATS = int(os.environ.get("REPEATS", "5"))
 LIMIT_S = 90
 PASS_S = 0.5  # a pass is as many epochs as take this long
 GOALS = {
@@ -36,6 +40,8 @@ GOALS = {
     "packed bytes : best peer, warm": 2,
     "packed bytes : best peer, cold": 1,
     "packed bytes : memory copy": 0.5,
+    "jpeg store : best peer, warm": 1,
+    "jpeg store : best peer, cold": 1,
 }
 
 
@@ -184,8 +190,8 @@ def ratios(
     The ratio is taken per repeat, because the speed of the machine varies.
     """
 
-    def best(times: dict[str, list[float]]) -> str | None:
-        peers = [way for way in times if way.startswith(ways.PEERS) and times[way]]
+    def best(times: dict[str, list[float]], names: tuple[str, ...] = ways.PEERS) -> str | None:
+        peers = [way for way in times if way.startswith(names) and times[way]]
         return max(peers, key=lambda way: statistics.median(times[way]), default=None)
 
     pairs = {
@@ -194,6 +200,8 @@ def ratios(
         "packed bytes : best peer, warm": (warm, "packed bytes", best(warm)),
         "packed bytes : best peer, cold": (cold, "packed bytes", best(cold)),
         "packed bytes : memory copy": (warm, "packed bytes", "memory copy"),
+        "jpeg store : best peer, warm": (warm, STORE, best(warm, JPEG_PEERS)),
+        "jpeg store : best peer, cold": (cold, STORE, best(cold, JPEG_PEERS)),
     }
     rows = []
     for name, (times, ours, other) in pairs.items():

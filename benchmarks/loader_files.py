@@ -1,6 +1,7 @@
 """The samples of loader.py, as raw files for the article's loader and in every packed format."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from furnace_hpc.config.manifest import Labels
 from furnace_hpc.data.columns import write_columns
 from furnace_hpc.data.decode.features import channel_statistics
 
-SAMPLES = 1536
+SAMPLES = int(os.environ.get("SAMPLES", "1536"))  # a multiple of FILES
 # Number of raw files. The packed formats do not compress, so they contain the samples 12 times.
 FILES = 128
 TOKENS, RATE, HOP, FRAMES = 128, 16_000, 160, 640
@@ -102,7 +103,9 @@ def prepare(folder: Path) -> dict[str, str]:
             write(folder, columns)
         except ImportError as error:
             missing[peer] = f"cannot be imported: {error}"
-    return missing
+    import loader_jpeg  # it imports SAMPLES from here
+
+    return missing | loader_jpeg.write_files(folder, columns["image"][:FILES])
 
 
 def _pack(folder: Path, columns: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import loader_jpeg
 import numpy as np
 import torch
 from loader_files import FIELDS, FRAMES, SAMPLES, TOKENS, ArticleFiles, Sample
@@ -199,6 +200,7 @@ OPEN: dict[str, Callable[[Path], Epoch]] = {
         for kind in ("arrays", "bytes")
     },
     "hf datasets, chunks": lambda folder: arrow_batches(folder, "chunks"),
+    **loader_jpeg.OPEN,
 }
 
 FOLDER = {way: "packed" for way in OPEN if way.startswith(("packed", "normalised"))} | {
@@ -207,6 +209,7 @@ FOLDER = {way: "packed" for way in OPEN if way.startswith(("packed", "normalised
     **{way: "litdata" for way in OPEN if way.startswith("litdata")},
     **{way: "arrow-bytes" for way in OPEN if way.startswith("hf datasets")},
     "hf datasets, arrays": "arrow-arrays",
+    **loader_jpeg.FOLDER,
 }
 
 if __name__ == "__main__":  # loader.py runs this under strace: FOLDER WAY EPOCHS

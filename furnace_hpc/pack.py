@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.config.parsing.numbers import whole_number
 from furnace_hpc.console.progress_bar import progress_bar
 from furnace_hpc.data.packing.instructions import fix_instructions
@@ -16,6 +17,7 @@ from furnace_hpc.data.packing.pack_command import (
     choice,
     knobs_of,
     pack_plan,
+    refuse_for,
     run,
     stored_size_of,
 )
@@ -28,6 +30,11 @@ class _Sets(TyperGroup):
     """The data sets as subcommands. An error lists them if the given name is unknown."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in self.commands and Path(args[0]).exists():
+            raise ConfigError(
+                f"{args[0]} is a table or a folder. Pack it with: "
+                f"{furnace('pack', 'table', '--source', args[0])}"
+            )
         if args[0] not in self.commands and not args[0].startswith("-"):
             raise ConfigError(f"unknown data set {args[0]!r}; {nearest(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
@@ -72,6 +79,7 @@ Require = Annotated[
 ]
 Size = Annotated[int, typer.Option(help="Height and width of stored images, in pixels.")]
 Fit = Annotated[str, typer.Option(help="crop (middle square) or stretch (whole picture).")]
+For = Annotated[list[str] | None, typer.Option("--for", hidden=True)]
 Filter = Annotated[str, typer.Option(help="Resizing filter: bicubic or bilinear.")]
 
 # --- options of TriDigits: None is the default of `TriDigitsKnobs` ---
@@ -203,6 +211,7 @@ def mmimdb(
     image_stored_size: StoredSize = None,
     image_fit: Fit = "crop",
     image_filter: Filter = "bicubic",
+    for_: For = None,
     require: Require = None,
     max_refused: MaxRefused = 0.05,
     workers: Workers = None,
@@ -214,6 +223,7 @@ def mmimdb(
     from furnace_hpc.data.packing.required_modalities import require_modalities
     from furnace_hpc.data.sets.mmimdb import HDF5_FILE, MovieKnobs, plan_raw
 
+    refuse_for("mmimdb", for_, "a movie with its plot, genres and the path of its poster")
     size = stored_size_of(image_store, image_size, image_stored_size)
     image = knobs_of(ImageKnobs, "image-", size=size, fit=image_fit, filter=image_filter)
     knobs = MovieKnobs(
@@ -303,6 +313,7 @@ def audioset(
     image_stored_size: StoredSize = None,
     image_fit: Fit = "crop",
     image_filter: Filter = "bicubic",
+    for_: For = None,
     require: Require = None,
     max_refused: MaxRefused = 0.05,
     workers: Workers = None,
@@ -315,6 +326,7 @@ def audioset(
     from furnace_hpc.data.packing.required_modalities import require_modalities
     from furnace_hpc.data.sets.audioset import ClipKnobs, Lists, plan_audioset
 
+    refuse_for("audioset", for_, "a clip with the paths of its frames and sound, and its classes")
     sound = knobs_of(
         SoundKnobs,
         feature=feature,

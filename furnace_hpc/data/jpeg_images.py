@@ -178,10 +178,11 @@ class JpegColumn:
             ) from None
 
 
-def file_hash(path: Path) -> str:
-    """Return the xxh3-128 hash of a file's bytes."""
+def file_hash(path: Path, start: int = 0) -> str:
+    """Return the xxh3-128 hash of a file's bytes from `start` on."""
     digest = xxhash.xxh3_128()
     with open_regular(path) as file:
+        file.seek(start)
         while block := file.read(BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()

@@ -1,5 +1,6 @@
 """The columns that `furnace predict --output` adds to a table, and the forms of its file."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,23 +48,31 @@ class AnswerColumns:
     @property
     def schema(self) -> pl.Schema:
         """Name -> type of each column."""
-        found: dict[str, Any] = {}
+        return pl.Schema(dict(self._columns()))
+
+    def _columns(self) -> Iterator[tuple[str, pl.DataType]]:
         for task in self.exported.config.tasks:
             classes = self.exported.data.labels[task.name].classes
             if task.kind == "regression":
-                found |= {name: pl.Float64() for name in _target_names(task.name, classes)}
+                yield from ((name, pl.Float64()) for name in _target_names(task.name, classes))
                 continue
             if task.kind == "multi_label":
-                found[f"{task.name}_predicted"] = pl.List(pl.String())
+                yield f"{task.name}_predicted", pl.List(pl.String())
             else:
-                found[f"{task.name}_predicted"] = pl.String()
-                found[f"{task.name}_probability"] = pl.Float64()
+                yield f"{task.name}_predicted", pl.String()
+                yield f"{task.name}_probability", pl.Float64()
             if self.with_probabilities:
-                found |= {f"{task.name}_p_{name}": pl.Float64() for name in classes}
-        return pl.Schema(found | {FROM: pl.String(), ERROR: pl.String()})
+                yield from ((f"{task.name}_p_{name}", pl.Float64()) for name in classes)
+        yield FROM, pl.String()
+        yield ERROR, pl.String()
 
     def check(self, columns: list[str], path: Path) -> None:
-        """Raise ConfigError if the table already has one of the columns."""
+        """Raise ConfigError if the table already has one of the columns, or two have one name."""
+        counts = Counter(name for name, _ in self._columns())
+        if twice := next((name for name, count in counts.items() if count > 1), None):
+            raise ConfigError(
+                f"the answers of two tasks would both be named {twice!r}. Leave out --probabilities"
+            )
         if double := [name for name in self.schema if name in columns]:
             raise ConfigError(
                 f"{path} already has the column {double[0]!r}, which the answers need. Rename it"

@@ -30,6 +30,25 @@ def test_folders_of_splits_are_the_splits(tmp_path, capsys):
     assert "--split-column" not in guess_of(tmp_path / "pics", capsys)
 
 
+def test_names_of_images_may_have_spaces(tmp_path, capsys):
+    """And backslashes. A text that ends with a name is a text."""
+    rows = range(30)
+    columns = {
+        "file": [f"my pics\\big dog {n}.PNG" if n % 3 == 0 else f"{n}.jpg" for n in rows],
+        "hint": [f"look at the picture {n}.png" for n in rows],
+        "label": ["a", "b", "c"] * 10,
+    }
+    shown = guess_of(write_csv(tmp_path, columns), capsys)
+    assert "--image         file" in shown
+    assert "--text          hint" in shown
+
+
+def test_rows_without_a_label_do_not_count_as_a_class(tmp_path, capsys):
+    texts = [f"a text of row {number}" for number in range(32)]
+    columns = {"text": texts, "label": ["a", "b"] * 15 + [None, None]}
+    assert "--stratify label" in guess_of(write_csv(tmp_path, columns), capsys)
+
+
 def test_the_guess_names_other_possible_labels(tmp_path, capsys):
     """Names such as `Händler` become a task's name without the mark."""
     texts = [f"a text of row {number}" for number in range(30)]

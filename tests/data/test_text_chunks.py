@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -11,9 +12,18 @@ from table_files import sentence
 
 from furnace_hpc import pack
 from furnace_hpc.data.decode.tokenizer import TokenReader
-from furnace_hpc.data.decode.word_tokenizer import OTHER, SPECIAL, encode_words, word_tokenizer
+from furnace_hpc.data.decode.word_bytes import WordTable, blocks, split_words
+from furnace_hpc.data.decode.word_tokenizer import (
+    OTHER,
+    PATTERN,
+    SPECIAL,
+    encode_words,
+    word_table,
+    word_tokenizer,
+)
 from furnace_hpc.data.packing.rendering import Chunk, Renderer, _render_chunk
 from furnace_hpc.data.table import run
+from furnace_hpc.data.table.report.texts import LETTERS, SPACED, measure_texts
 
 BLOCKS = ((0, 0xD800), (0xE000, 0x10000), (0x1F000, 0x1FB00))
 ODD = [
@@ -48,7 +58,7 @@ def test_every_character_gives_the_same_tokens():
     for words in split:
         found |= dict.fromkeys(words)
     vocabulary = (*SPECIAL, *found)
-    ids, lengths = encode_words(pl.Series(texts), vocabulary, 16, "int32")
+    ids, lengths = encode_words(pl.Series(texts), word_table(vocabulary), 16, "int32")
     place = {word: number for number, word in enumerate(vocabulary)}
     for words, own, length in zip(split, ids, lengths, strict=True):
         assert own[:length].tolist() == [2, *(place[word] for word in words), 3]
@@ -59,7 +69,7 @@ def test_unknown_words_and_long_texts():
     words = (*SPECIAL, "good", "film", "!")
     texts = ["Good FILM!", "a bad film", "", "good " * 20, "good film good film good"]
     reader = TokenReader(word_tokenizer(words), 7)
-    ids, lengths = encode_words(pl.Series(texts), words, 7, reader.dtype)
+    ids, lengths = encode_words(pl.Series(texts), word_table(words), 7, reader.dtype)
     for text, own, length in zip(texts, ids, lengths, strict=True):
         expected, expected_length = reader.encode(text)
         assert own.tolist() == expected.tolist()
@@ -123,3 +133,49 @@ def test_chunks_equal_single_rows(tmp_path, monkeypatch, tokenizer):
 
     plan_of(tmp_path, monkeypatch, check, *options)
     assert seen == ["train", "val", "test"]
+
+
+def test_words_of_all_lengths_are_found():
+    """Keys of words have 16 bytes. Some words share their first bytes or their place."""
+    long = "abcdefghijklmnopqrst"
+    words = tuple(dict.fromkeys(long[:n] + end for n in range(1, 20) for end in ("", "x", "yz")))
+    words += tuple(f"w{number}" for number in range(5000))
+    table = WordTable(words, unknown=len(words))
+    texts = pl.Series([" ".join(words), f"{long} {long}y none w5000", "", "W7"])
+    found = table.find(split_words(texts, r"\w+"))
+    unknown = len(words)
+    assert found.tolist() == [*range(unknown), *[unknown] * 4, words.index("w7")]
+
+
+@pytest.mark.parametrize("pattern", [PATTERN, LETTERS, SPACED])
+def test_words_equal_those_of_the_pattern(pattern):
+    """Every character of one byte, and texts that are cut into blocks."""
+    texts = pl.Series([texts_of(chr(code)) for code in range(256)] + ODD + ["a-b " * 90_000])
+    parts = list(blocks(texts))
+    assert len(parts) > 1
+    assert [row for part in parts for row in range(part.start, part.stop)] == [*range(len(texts))]
+    expected = texts.str.to_lowercase().str.extract_all(pattern)
+    for part in parts:
+        words = split_words(texts[part], pattern)
+        assert words.counts.tolist() == expected[part].list.len().to_list()
+        found = [words.at(number).decode() for number in range(len(words.starts))]
+        assert found == expected[part].explode().drop_nulls().to_list()
+
+
+def test_hashes_of_texts_and_halves():
+    """Equal halves have equal hashes: case, digits and punctuation do not count."""
+    texts = [
+        *("Seven eight nine, ten eleven twelve 1!", "seven EIGHT nine ten ELEVEN \u00e4lter"),
+        *("nine eight seven ten eleven twelve", "seven eight nine ten eleven", "", None),
+        *("\u00c4rger hat er mit \u00fcber 20 Leuten", "\u00e4rger, hat er: mit unter Leuten"),
+    ]
+    frame = pl.DataFrame({"text": texts}).lazy()
+    found = measure_texts(SimpleNamespace(frame=frame))
+    assert found.known.tolist() == [text is not None for text in texts]
+    assert found.lengths.tolist() == [7, 6, 6, 5, 0, 7, 6]
+    assert found.are_long.tolist() == [True, True, True, False, False, True, True]
+    assert found.first[0] == found.first[1] != found.first[2]
+    assert found.second[0] == found.second[2] != found.second[1]
+    assert found.first[5] == found.first[6]
+    assert found.second[5] != found.second[6]
+    assert len(set(found.equal.tolist())) == 7

@@ -96,6 +96,32 @@ def test_rows_that_lack_samples_are_left_out(tmp_path):
     assert (planned.returncode, planned.stderr) == (0, "")
 
 
+def test_packs_of_waveforms_and_for_encoders(tmp_path):
+    """Waveforms get an encoder that takes them. Others that the pack is made for are comments."""
+    columns = {
+        "label.digit": {"dtype": "uint8", "shape": []},
+        "audio": {"dtype": "int16", "shape": [16_000]},
+        "text": {"dtype": "int32", "shape": [16]},
+    }
+    waves = {"store": "waveform", "sample_rate_hz": 16_000, "normalises": False}
+    packed(
+        tmp_path / "data" / "calls",
+        modalities=["text", "audio"],
+        columns=columns,
+        preprocessing={"audio": waves, "for": {"text": {"encoder": "roberta-base"}}},
+    )
+    done = command("new", tmp_path, "calls")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "rows: all, only_text, only_audio, concat, twice_epochs\n" in done.stdout
+    text = (tmp_path / "experiments" / "calls.yaml").read_text()
+    assert re.search(r"    # text: \{encoder: roberta-base\} +# the pack is made for it\n", text)
+    assert "bert-base-uncased" not in text
+    row = expand_rows(read_grid(tmp_path / "experiments" / "calls.yaml"))[0]
+    assert row.config.model.audio.encoder == "random:wav2vec2"
+    planned = run_printed(tmp_path, done.stdout, "--dry-run", "--cluster", "local")
+    assert (planned.returncode, planned.stderr) == (0, "")
+
+
 def test_folds_are_packs(tmp_path):
     folds = [f"data/mine-fold{number}" for number in range(3)]
     for number, fold in enumerate(folds):

@@ -6,15 +6,17 @@ from dataclasses import dataclass, field
 
 from furnace_hpc.config.base import ModalityName
 from furnace_hpc.config.grids.network_template import CLASS
-from furnace_hpc.config.manifest import SAMPLING_WEIGHT, Labels, Manifest
+from furnace_hpc.config.manifest import SAMPLING_WEIGHT, Labels, Manifest, waveform_of
 from furnace_hpc.config.metrics import METRICS, subsets, target_key
 from furnace_hpc.config.parsing import strict_yaml
+from furnace_hpc.config.preprocessing.record import recorded_encoder
 
 Modalities = tuple[ModalityName, ...]
 SEEDS = 5
 MIN_STEPS = 300
 MOST_TARGETS = 4  # of a task, each with a metric of its own
 EVALUATIONS = 10  # of a run
+WAVE_ENCODER = "random:wav2vec2"
 LARGE_IMAGE = 96  # pixels, from which fewer images are evaluated at a time
 _COMMENT_AT = 44  # column of comments
 _TRAINED: dict[ModalityName, tuple[tuple[str, str], ...]] = {  # lines and their comments
@@ -188,6 +190,8 @@ def _base(grid: FirstGrid) -> Iterator[str]:
     yield _line(f"    width: {size.width}", f"chosen for {grid.num_train:,} train samples")
     yield f"    num_heads: {size.num_heads}"
     yield f"    feedforward: {size.feedforward}"
+    if waveform_of(manifest):
+        yield _line(f"    audio: {{encoder: {WAVE_ENCODER}}}", "waveforms need such an encoder")
     yield from _trained(manifest)
     yield f"  optimizer: {{lr: {size.lr}, weight_decay: 0.01}}"
     every = max(1, grid.steps // EVALUATIONS)
@@ -205,8 +209,13 @@ def _task(name: str, labels: Labels) -> str:
 
 
 def _trained(manifest: Manifest) -> Iterator[str]:
-    """Lines that use trained encoders, as comments."""
-    lines = [line for name in manifest.modalities for line in _TRAINED.get(name, ())]
+    """Lines that use trained encoders, as comments. Those that the pack is made for come first."""
+    lines: list[tuple[str, str]] = []
+    for name in manifest.modalities:
+        if encoder := recorded_encoder(manifest, name):
+            lines.append((f"{name}: {{encoder: {_word(encoder)}}}", "the pack is made for it"))
+        else:
+            lines += _TRAINED.get(name, ())
     if lines:
         yield "    # Trained encoders, if you remove the #:"
     yield from (_line(f"    # {text}", comment) for text, comment in lines)

@@ -4,7 +4,6 @@ The pack's manifest lists the words, so `furnace predict` makes the same tokeniz
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,8 @@ from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
+
+from furnace_hpc.data.decode.word_bytes import WordTable, blocks, split_words
 
 if TYPE_CHECKING:  # only packing needs it
     import polars as pl
@@ -42,31 +43,31 @@ def word_tokenizer(words: Sequence[str]) -> Tokenizer:
     return tokenizer
 
 
+def word_table(words: tuple[str, ...]) -> WordTable:
+    """Return the vocabulary for `encode_words`."""
+    return WordTable(words, unknown=SPECIAL.index("[UNK]"))
+
+
 def encode_words(
-    texts: "pl.Series", words: tuple[str, ...], max_tokens: int, dtype: str
+    texts: "pl.Series", table: WordTable, max_tokens: int, dtype: str
 ) -> tuple[NDArray[Any], NDArray[np.int16]]:
     """Return padded ids [N, max_tokens] and lengths [N]: those of `word_tokenizer`, but faster.
 
     Args:
         texts: without null, and without characters of `OTHER`.
-        words: the vocabulary.
+        table: the vocabulary.
         max_tokens: ids of a text, with those of [CLS] and [SEP].
         dtype: of the ids.
     """
-    pad, unknown, start, end = range(len(SPECIAL))
-    found = texts.str.to_lowercase().str.extract_all(PATTERN).list.head(max_tokens - 2)
-    lengths = found.list.len().to_numpy().astype(np.int16)
-    known = found.explode().drop_nulls().cast(_enum(words), strict=False)
-    ids = known.to_physical().fill_null(unknown).to_numpy()
+    pad, _, start, end = range(len(SPECIAL))
     padded = np.full((len(texts), max_tokens), pad, dtype)
     padded[:, 0] = start
-    padded[:, 1:][np.arange(max_tokens - 1) < lengths[:, None]] = ids
+    lengths = np.zeros(len(texts), np.int16)
+    for rows in blocks(texts):
+        found = split_words(texts[rows], PATTERN).first(max_tokens - 2)
+        first_places = np.arange(rows.start, rows.stop) * max_tokens + 1
+        places = np.repeat(first_places, found.counts) + found.places()
+        padded.reshape(-1)[places] = table.find(found)
+        lengths[rows] = found.counts
     padded[np.arange(len(texts)), lengths + 1] = end
     return padded, lengths + np.int16(2)
-
-
-@lru_cache(maxsize=2)
-def _enum(words: tuple[str, ...]) -> "pl.Enum":
-    import polars as pl
-
-    return pl.Enum(words)

@@ -54,6 +54,15 @@ def choice(option: str, given: str, valid: tuple[str, ...]) -> Any:
     return given
 
 
+def refuse_for(name: str, given: list[str] | None, row: str) -> None:
+    """Raise ConfigError if `--for` is given to a set that is not packed for an encoder."""
+    if given:
+        raise ConfigError(
+            f"furnace pack {name} has no --for. Write a table with a row for {row}, and pack it "
+            f"with `furnace pack table --for {given[0]}`"
+        )
+
+
 def stored_size_of(store: str, size: int, stored_size: int | None) -> int:
     """Return the height and width of stored images.
 

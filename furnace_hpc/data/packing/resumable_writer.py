@@ -17,7 +17,7 @@ import numpy as np
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import StoredFile
-from furnace_hpc.data.columns import content_hash, map_file, write_header
+from furnace_hpc.data.columns import write_header
 from furnace_hpc.data.jpeg_images import file_hash
 from furnace_hpc.data.packing.rendering import Rendered
 from furnace_hpc.data.packing.sample import PackPlan, Values
@@ -163,9 +163,8 @@ class ResumableWriter:
     def stored(self, file: str) -> StoredFile:
         """Return size and hash of a finished file, named as in the manifest."""
         path = self.columns / file
-        is_array = path.suffix == ".npy"
-        found = content_hash(map_file(path)) if is_array else file_hash(path)
-        return StoredFile(num_bytes=path.stat().st_size, xxh3_128=found)
+        start = _header_bytes(path) if path.suffix == ".npy" else 0
+        return StoredFile(num_bytes=path.stat().st_size, xxh3_128=file_hash(path, start))
 
     def close(self) -> None:
         """Close all files and release the lock."""

@@ -49,6 +49,9 @@ Source = Annotated[
         "or a pattern of files in quotes. Repeatable.",
     ),
 ]
+More = Annotated[
+    Files, typer.Argument(metavar="FILE", help="The same as --source.", show_default=False)
+]
 Train = Annotated[Files, typer.Option(metavar="FILE", help="File of the train split. Repeatable.")]
 Val = Annotated[Files, typer.Option(metavar="FILE", help="File of the val split. Repeatable.")]
 Test = Annotated[Files, typer.Option(metavar="FILE", help="File of the test split. Repeatable.")]
@@ -212,6 +215,7 @@ Verify = Annotated[bool, typer.Option("--verify", help="Read all columns again a
 
 
 def table(
+    files: More = None,
     source: Source = None,
     train: Train = None,
     val: Val = None,
@@ -308,7 +312,7 @@ def _sources(given: Given) -> SourceOptions:
     Raises:
         ConfigError: none, --source together with another, or no file for train.
     """
-    source, media_root = tuple(given["source"] or ()), given["media_root"]
+    source, media_root = (*(given["source"] or ()), *(given["files"] or ())), given["media_root"]
     splits = {split: tuple(given[split]) for split in ("train", "val", "test") if given[split]}
     if source and splits:
         option = f"--{next(iter(splits))}"

@@ -200,7 +200,9 @@ def _media_kind(known: pl.Series, name: str) -> str | None:
         for kind, endings in (("image", IMAGES), ("audio", SOUNDS)):
             pattern = f"({'|'.join(re.escape(ending) for ending in endings)})$"
             share = int(paths.str.contains(pattern).sum()) / len(paths)
-            if share > 0.9 and not paths.str.contains(r"\s\S+\s").any():
+            # A text may end with the name of a file, and the name of a file may have spaces.
+            texts = int(paths.str.contains(r"\s\S+\s").sum()) / len(paths)
+            if share > 0.9 and texts < 0.5:
                 return kind
         return None
     cell: Any = known[0]
@@ -307,8 +309,8 @@ def _stratify(head: pl.DataFrame, labels: tuple[LabelColumn, ...]) -> str | None
     """Return the first label of which each class has enough rows."""
     for label in labels:
         if label.kind is LabelKind.SINGLE:
-            counts = head[label.column].value_counts()["count"].to_list()
-            if min(counts) >= LEAST_ROWS:
+            counts = head[label.column].drop_nulls().value_counts()["count"].to_list()
+            if counts and min(counts) >= LEAST_ROWS:
                 return label.name
     return None
 

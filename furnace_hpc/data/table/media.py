@@ -23,6 +23,7 @@ from furnace_hpc.data.decode.audio import (
     read_wave_bytes,
 )
 from furnace_hpc.data.decode.images import PixelKnobs, read_image, read_image_bytes
+from furnace_hpc.data.decode.reading import regular_file
 from furnace_hpc.data.decode.segments import Segment
 from furnace_hpc.data.packing.rejects import Unusable
 
@@ -110,7 +111,7 @@ def sound_length(media: Media, _: Any) -> tuple[float, int]:
 
 def _opened(media: Media) -> Any:
     if media.at == WHOLE:
-        return media.path
+        return str(regular_file(Path(media.path)))
     return io.BytesIO(media.content())
 
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.metrics import target_key
 
 SPLIT_WORDS = {
     "train": ("train", "training", "trn"),
@@ -16,6 +17,7 @@ SPLIT_WORDS = {
     "test": ("test", "testing", "tst", "eval", "evaluation"),
 }
 SPLIT_OF = {word: split for split, words in SPLIT_WORDS.items() for word in words}
+RESERVED = ("consistency",)  # metrics such as test/consistency/auc compare modalities
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # of a task: it names a column file
 
 
@@ -153,13 +155,31 @@ def parse_label(given: str) -> LabelColumn:
         )
     if not column:
         raise ConfigError(f"--label {given!r} has no column. Give NAME=COLUMN")
+    if name.lower() in RESERVED:
+        raise ConfigError(
+            f"--label {given!r} has the name {name!r}, which metrics already use. Give another "
+            f"one, such as {name}_label={column}"
+        )
     label = LabelColumn(name, column, kind)
     if not all(label.columns) or len(set(label.columns)) < len(label.columns):
         raise ConfigError(
             f"--label {given!r} has an empty or a repeated column. Give each target once, such as "
             "mood=valence,arousal:regression"
         )
+    _check_targets(label)
     return label
+
+
+def _check_targets(label: LabelColumn) -> None:
+    """Raise ConfigError if the metrics of two targets would have one name."""
+    seen: dict[str, str] = {}
+    for column in label.columns:
+        other = seen.setdefault(target_key(column), column)
+        if other != column:
+            raise ConfigError(
+                f"--label {label.option!r}: the metrics of {other!r} and {column!r} would both be "
+                f"named {target_key(column)!r}. Rename one of the columns"
+            )
 
 
 def parse_numbers(given: Iterable[str]) -> tuple[str, ...]:
@@ -194,6 +214,13 @@ def parse_labels(given: Iterable[str], levels: Iterable[str] = ()) -> tuple[Labe
     names = [label.name for label in labels]
     if double := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"--label names {double!r} twice. Give each label its own NAME=COLUMN")
+    lower: dict[str, str] = {}
+    for name in names:
+        if (other := lower.setdefault(name.lower(), name)) != name:
+            raise ConfigError(
+                f"the labels {other!r} and {name!r} differ only in case, so their files would be "
+                "one on some disks. Give one of them another NAME=COLUMN"
+            )
     return labels
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from furnace_hpc.config.manifest import SAMPLING_WEIGHT, Labels
 from furnace_hpc.config.preprocessing.record import RECORD
 from furnace_hpc.data.decode.text_pairs import pair_columns
 from furnace_hpc.data.decode.tokenizer import TokenReader, load_tokenizer
-from furnace_hpc.data.decode.word_tokenizer import OTHER, encode_words, word_tokenizer
+from furnace_hpc.data.decode.word_bytes import WordTable
+from furnace_hpc.data.decode.word_tokenizer import OTHER, encode_words, word_table, word_tokenizer
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.packing.sample import Draft, PackPlan, Sample, Values, blank_sample
 from furnace_hpc.data.table.media import Media, image_of, media_at, sound_of
@@ -129,14 +130,13 @@ class TableRenderer:
         is_plain = _is_plain(frame, labels, self.blank["source_id"].dtype.itemsize)
         rows = frame.filter(is_plain)
         if self.knobs.uses_own_words:
-            tokens = _encode(rows["text"], self.words, self.knobs.max_tokens)
+            tokens = self._encoded(rows["text"])
         else:
             tokens = reader_of(self.knobs, self.words).encode_all(rows["text"].to_list())
         if tokens is None or rows.is_empty():
             return None
-        names = [name.encode() for name in rows["id"].to_list()]
         values: Values = {
-            "source_id": np.array(names, self.blank["source_id"].dtype),
+            "source_id": _as_bytes(rows["id"], self.blank["source_id"].dtype),
             "present": np.ones((len(rows), 1), np.uint8),
             "text": tokens[0],
             "text_length": tokens[1],
@@ -146,6 +146,25 @@ class TableRenderer:
         if self.has_weights:
             values[SAMPLING_WEIGHT] = rows["weight"].to_numpy().astype(np.float32)
         return values, is_plain.to_numpy()
+
+    @cached_property
+    def _vocabulary(self) -> tuple[TokenReader, WordTable]:
+        """The pack's own words. Looking them up in another cache would hash all of them."""
+        return reader_of(self.knobs, self.words), word_table(self.words)
+
+    def _encoded(self, texts: "pl.Series") -> tuple[NDArray[Any], NDArray[np.int16]] | None:
+        """Return ids and lengths of texts. Those with rare characters take the slower way."""
+        reader, table = self._vocabulary
+        ids, lengths = encode_words(texts, table, reader.max_tokens, reader.dtype)
+        others = np.flatnonzero((texts.str.len_bytes() != texts.str.len_chars()).to_numpy())
+        if len(others):
+            others = others[texts[others].str.contains(OTHER).to_numpy()]
+        if len(others):
+            made = reader.encode_all(texts[others].to_list())
+            if made is None:
+                return None
+            ids[others], lengths[others] = made
+        return ids, lengths
 
     def _add_images(self, draft: Draft, row: dict[str, Any]) -> None:
         """Add the image, or all frames. If a frame cannot be used, the sample has no images."""
@@ -220,19 +239,16 @@ def _is_plain(frame: "pl.DataFrame", labels: list[str], id_bytes: int) -> "pl.Se
     return frame.select(pl.all_horizontal(fits, *given).fill_null(value=False)).to_series()
 
 
-def _encode(
-    texts: "pl.Series", words: tuple[str, ...], max_tokens: int
-) -> tuple[NDArray[Any], NDArray[np.int16]] | None:
-    """Return ids and lengths of texts. Those with rare characters take the slower way."""
-    reader = _word_reader(words, max_tokens)
-    ids, lengths = encode_words(texts, words, max_tokens, reader.dtype)
-    others = np.flatnonzero(texts.str.contains(OTHER).to_numpy())
-    if len(others):
-        made = reader.encode_all(texts[others].to_list())
-        if made is None:
-            return None
-        ids[others], lengths[others] = made
-    return ids, lengths
+def _as_bytes(names: "pl.Series", dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return texts that fit as an array of bytes, with zeros behind them."""
+    lengths = names.str.len_bytes().to_numpy().astype(np.int64)
+    starts = np.cumsum(lengths) - lengths
+    places = np.arange(lengths.sum()) + np.repeat(
+        np.arange(len(names)) * dtype.itemsize - starts, lengths
+    )
+    padded = np.zeros(len(names) * dtype.itemsize, np.uint8)
+    padded[places] = np.frombuffer(names.str.join("").item().encode(), np.uint8)
+    return padded.view(dtype)
 
 
 @lru_cache(maxsize=2)

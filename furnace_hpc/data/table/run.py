@@ -32,6 +32,7 @@ from furnace_hpc.data.table.plan import LabelPlan, TableRenderer, blank_row, mak
 from furnace_hpc.data.table.report.near_images import near_images
 from furnace_hpc.data.table.report.page import write_page
 from furnace_hpc.data.table.report.profile import Profile, describe, profile_lines
+from furnace_hpc.data.table.report.texts import Texts, duplicate_texts, measure_texts
 from furnace_hpc.data.table.sources.files import Table, content_of, open_tables, readable
 from furnace_hpc.data.table.splits import RowNumbers, rows_of, split_rows
 from furnace_hpc.data.table.staging import Staged, missing_files, stage
@@ -93,7 +94,8 @@ def pack_table(
             columns, splits = _guessed(tables, splits, options)
         _check_named(columns, knobs)
         staged = stage(tables, columns, splits.column, scratch, sources.separator)
-        checks.check_ids(staged)
+        if columns.id or len(tables) > 1:  # else ids are numbers of rows
+            checks.check_ids(staged)
         numeric.check_segments(staged, columns)
         draws = _draws(tables, staged, columns, splits, knobs, options, out)
         for draw in draws:
@@ -184,7 +186,10 @@ def _guessed(
 
 def _check_named(columns: ColumnOptions, knobs: Knobs) -> None:
     if not columns.labels:
-        raise ConfigError("no label is given. Give --label NAME=COLUMN")
+        raise ConfigError(
+            "no label is given. Give --label NAME=COLUMN, or leave out the options of columns for "
+            "a guess"
+        )
     if not columns.text and columns.text_pair:
         raise ConfigError("--text-pair needs --text. Give the column of the first text")
     if not columns.audio and (columns.audio_start or columns.audio_end):
@@ -193,7 +198,8 @@ def _check_named(columns: ColumnOptions, knobs: Knobs) -> None:
         )
     if not columns.modalities:
         raise ConfigError(
-            "no input is given. Give --text, --image, --audio or --numbers with a column"
+            "no input is given. Give --text, --image, --audio or --numbers with a column, or leave "
+            "out the options of columns for a guess"
         )
     for modality, made in knobs.made_for.items():
         if modality not in columns.modalities:
@@ -215,6 +221,7 @@ def _draws(
     """Check and describe all packs before the first one is written."""
     source = content_of(tables)
     lost = list(missing_files(staged, options.max_refused))
+    texts = measure_texts(staged) if columns.text else None
     draws = []
     for number, codes in enumerate(split_rows(staged, splits, bool(columns.group))):
         fold = number if splits.folds else None
@@ -230,8 +237,10 @@ def _draws(
             numeric.check_numbers(staged, columns, train)
         leaks = checks.find_leaks(staged, columns, codes)
         checks.check_leaks(leaks, columns, options.allow_leak)
-        warnings = [*lost, *_warnings(tables, staged, columns, codes, labels)]
-        profile = describe(folder.name, staged, codes, labels, warnings, leaks, columns.numbers)
+        warnings = [*lost, *_warnings(tables, staged, columns, codes, labels, texts)]
+        profile = describe(
+            *(folder.name, staged, codes, labels, warnings, leaks, columns.numbers, texts)
+        )
         for line in profile_lines(profile):
             print(printable(line))
         settings = _settings(source, columns, splits, leaks)
@@ -263,10 +272,11 @@ def _warnings(
     columns: ColumnOptions,
     codes: Codes,
     labels: list[LabelCounts],
+    texts: Texts | None,
 ) -> Iterator[str]:
     yield from suspicions.label_warnings(labels, staged.num_rows)
-    if columns.text:
-        yield from suspicions.duplicate_texts(staged, codes)
+    if texts:
+        yield from duplicate_texts(texts, codes)
     if columns.audio_start or columns.audio_end:
         yield from suspicions.divided_sounds(staged, codes)
     yield from suspicions.number_warnings(staged, columns, codes)

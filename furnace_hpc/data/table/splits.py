@@ -1,5 +1,6 @@
 """Divide the rows of a table into train, val and test, with scikit-learn's splitters."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -173,9 +174,10 @@ def _drawn(
     Raises:
         ConfigError: there are too few groups or rows of a class.
     """
+    if groups is None and strata is None:
+        return _shuffled(num_rows, share, seed)
     from sklearn.model_selection import (
         GroupShuffleSplit,
-        ShuffleSplit,
         StratifiedGroupKFold,
         StratifiedShuffleSplit,
     )
@@ -187,11 +189,10 @@ def _drawn(
         splitter = StratifiedGroupKFold(max(2, round(1 / share)), shuffle=True, random_state=seed)
     elif groups is not None:
         splitter = GroupShuffleSplit(1, test_size=share, random_state=seed)
-    elif strata is not None:
+    else:
+        assert strata is not None
         _check_strata(strata)
         splitter = StratifiedShuffleSplit(1, test_size=share, random_state=seed)
-    else:
-        splitter = ShuffleSplit(1, test_size=share, random_state=seed)
     try:
         _, drawn = next(iter(_quiet(splitter, empty, strata, groups)))
     except ValueError as error:
@@ -200,6 +201,17 @@ def _drawn(
             "--group or --stratify"
         ) from None
     return np.sort(drawn)
+
+
+def _shuffled(num_rows: int, share: float, seed: int) -> Numbers:
+    """Draw as scikit-learn's `ShuffleSplit`, whose import takes seconds."""
+    num_drawn = math.ceil(share * num_rows)
+    if num_drawn >= num_rows:
+        raise ConfigError(
+            f"the rows cannot be split: {share:.0%} of {counted(num_rows, 'row')}, rounded up, "
+            "leaves none. Give other shares with --split"
+        )
+    return np.sort(np.random.RandomState(seed).permutation(num_rows)[:num_drawn])
 
 
 def _quiet(splitter: Any, rows: Any, strata: Any, groups: Any) -> Iterator[tuple[Numbers, Numbers]]:

@@ -30,6 +30,7 @@ from furnace_hpc.data.table.options import ColumnOptions, columns_of
 from furnace_hpc.data.table.sources.files import Table, readable
 
 BATCH_ROWS = 512  # of a table with files inside
+BLOCK_ROWS = 4096  # of the staged rows
 MAX_FILES = 65_535
 CHECKED = 1000  # rows whose files are looked up before anything is decoded
 THREADS = 16  # they wait for the file system
@@ -115,7 +116,7 @@ def _joined(parts: list[Path], whole: Path) -> Path:
     """Join the rows of all tables in one file, which workers open faster than many."""
     if len(parts) == 1:
         return parts[0]
-    pl.scan_ipc(parts).sink_ipc(whole, compression="uncompressed", maintain_order=True)
+    _write(pl.scan_ipc(parts), whole)
     for part in parts:
         part.unlink()
     return whole
@@ -182,8 +183,15 @@ def _stage(
     if with_bytes:
         _write_with_bytes(selected, with_bytes, part, table.root)
     else:
-        selected.sink_ipc(part, compression="uncompressed", maintain_order=True)
+        _write(selected, part)
     return separators
+
+
+def _write(rows: pl.LazyFrame, path: Path) -> None:
+    """Write rows in blocks: a reader of a few rows reads whole blocks."""
+    rows.sink_ipc(
+        path, compression="uncompressed", record_batch_size=BLOCK_ROWS, maintain_order=True
+    )
 
 
 def _texts(columns: ColumnOptions, schema: pl.Schema) -> list[pl.Expr]:
@@ -275,7 +283,7 @@ def _write_with_bytes(frame: pl.LazyFrame, slots: list[str], part: Path, root: P
     files = sorted(pieces.iterdir())
     if not files:
         raise ConfigError("it has no rows")
-    pl.scan_ipc(files).sink_ipc(part, compression="uncompressed", maintain_order=True)
+    _write(pl.scan_ipc(files), part)
     for file in files:
         file.unlink()
     pieces.rmdir()

@@ -17,7 +17,6 @@ from furnace_hpc.data.table.staging import Staged
 SEEN = 100_000  # rows in which numeric columns are compared with labels
 LEAST_ROWS = 10
 LIKE_MISSING = ("n/a", "na", "n.a.", "#n/a", "none", "null", "-", "?", "unknown", "missing")
-LONG = 6  # words of a text whose halves are compared
 
 
 def label_warnings(counts: list[LabelCounts], num_rows: int) -> Iterator[str]:
@@ -63,63 +62,6 @@ def divided_sounds(staged: Staged, codes: Codes) -> Iterator[str]:
             f"segments of {number:,} sounds are in two splits. --group with the column of --audio "
             "keeps the segments of a sound in one split"
         )
-
-
-def duplicate_texts(staged: Staged, codes: Codes) -> Iterator[str]:
-    """Yield the numbers of texts that are equal or nearly equal, and in two splits.
-
-    Nearly equal: the first or the second half is the same, without case, digits and punctuation.
-    """
-    words = pl.col("text").str.to_lowercase().str.extract_all(r"[^\W\d_]+").alias("words")
-    length = pl.col("words").list.len()
-    half = (length + 1) // 2
-    halves = pl.col("words").list.head(half), pl.col("words").list.tail(length - half)
-    found = (
-        with_codes(staged, codes)
-        .filter(pl.col("text").is_not_null())
-        .select("split_code", pl.col("text").hash(seed=0).alias("equal"), words)
-        .select(
-            "split_code",
-            "equal",
-            *(
-                pl.when(length >= LONG).then(part.list.join(" ").hash(seed=0)).alias(name)
-                for part, name in zip(halves, ("first", "second"), strict=True)
-            ),
-        )
-        .collect(engine="streaming")
-    )
-    equal = _in_two_splits(found.select("split_code", pl.col("equal").alias("key")))
-    if equal:
-        yield (
-            f"{_rows_have(equal)} a text that is also in another split. --group with the text's "
-            "column keeps equal texts in one split"
-        )
-    near = max(
-        _in_two_splits(found.select("split_code", pl.col(name).alias("key")).drop_nulls())
-        for name in ("first", "second")
-    )
-    if near > equal:
-        yield (
-            f"{_rows_have(near)} a text of which half is also in another split, without case, "
-            "digits and punctuation"
-        )
-
-
-def _rows_have(number: int) -> str:
-    return f"{counted(number, 'row')} {'has' if number == 1 else 'have'}"
-
-
-def _in_two_splits(found: pl.DataFrame) -> int:
-    """Return the number of rows whose key is in two splits."""
-    if found.is_empty():
-        return 0
-    keys, codes = found["key"].to_numpy(), found["split_code"].to_numpy()
-    order = np.argsort(keys)
-    keys, codes = keys[order], codes[order]
-    starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
-    shared = np.minimum.reduceat(codes, starts) != np.maximum.reduceat(codes, starts)
-    sizes = np.diff(np.append(starts, len(keys)))
-    return int(sizes[shared].sum())
 
 
 def determined_labels(tables: list[Table], staged: Staged, columns: ColumnOptions) -> Iterator[str]:

@@ -16,6 +16,7 @@ from furnace_hpc.data.decode.separate_process import DecoderProcess
 from furnace_hpc.data.packing.rejects import Unusable
 from furnace_hpc.data.table.checks import Codes, LabelCounts, Leaks, with_codes
 from furnace_hpc.data.table.media import Media, image_size, media_at, sound_length
+from furnace_hpc.data.table.report.texts import Texts
 from furnace_hpc.data.table.splits import UNUSED
 from furnace_hpc.data.table.staging import Staged
 
@@ -72,6 +73,7 @@ def describe(
     warnings: list[str],
     leaks: Leaks,
     numbers: tuple[str, ...] = (),
+    texts: Texts | None = None,
 ) -> Profile:
     """Measure a table. Headers of files are read in another process, for a part of the rows.
 
@@ -81,14 +83,16 @@ def describe(
     warnings = list(warnings)
     splits = {split: int((codes == code).sum()) for code, split in enumerate(SPLITS)}
     columns = {slot.rstrip("0"): slot for slot in staged.slots if slot in ("image0", "audio")}
-    if "text" in staged.frame.collect_schema():
+    if texts:
         columns = {"text": "text"} | columns
     if numbers:
         columns["numbers"] = "numbers"
     in_splits = with_codes(staged, codes).filter(pl.col("split_code") != UNUSED)
     present = in_splits.select(pl.col(list(columns.values())).count()).collect(engine="streaming")
     modalities = {modality: int(present[column][0]) for modality, column in columns.items()}
-    spreads = list(_text_lengths(staged)) if "text" in columns else []
+    spreads = []
+    if texts and len(texts.lengths):
+        spreads.append(_spread("text", "words", texts.lengths))
     spreads += [_spread_of_numbers(staged, *column) for column in enumerate(numbers)]
     with DecoderProcess(READERS) as decoder:
         if "image0" in staged.slots:
@@ -96,13 +100,6 @@ def describe(
         if "audio" in staged.slots:
             spreads += _durations(staged, decoder, warnings)
     return Profile(name, splits, modalities, labels, spreads, warnings, leaks, numbers)
-
-
-def _text_lengths(staged: Staged) -> Iterator[Spread]:
-    words = pl.col("text").str.count_matches(r"\S+")
-    found = staged.frame.select(words.drop_nulls()).collect(engine="streaming")["text"]
-    if len(found):
-        yield _spread("text", "words", found.to_numpy())
 
 
 def _spread_of_numbers(staged: Staged, number: int, column: str) -> Spread:

@@ -146,8 +146,12 @@ def _open_folder(path: Path, options: SourceOptions, scratch: Path) -> list[Tabl
     if inner:
         tables = [_open_file(file, kind_of(file), options, scratch) for file in inner]
         return [replace(table, split=_split_in_name(table.path)) for table in tables]
-    frame = folders.list_media(path)
-    return [Table(path, frame.lazy(), path, ())]
+    kinds = (*TEXT_KINDS, *JSON_LINES)
+    lists = sorted(file for file in path.iterdir() if file.suffix.lower() in kinds)
+    hint = ", ".join(f"--source {file}" for file in lists[:3])
+    frame = folders.list_media(path, f"Give {hint or '--source FILE'}")
+    notes = (f"the images and sounds of {path} are packed. For its tables give {hint}",)
+    return [Table(path, frame.lazy(), path, (), notes=notes if lists else ())]
 
 
 def _split_in_name(path: Path) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.data.packing.source_lists import decoded
 from furnace_hpc.data.table.options import split_of
 
 IMAGES = (
@@ -18,15 +19,16 @@ IMAGES = (
 )  # fmt: skip
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus", ".m4a")
 MAX_PARTS = 12  # of a name
+TABLE_LINES = 20  # of a list of paths that are searched for separators of columns
 
 
-def list_media(folder: Path) -> pl.DataFrame:
+def list_media(folder: Path, hint: str) -> pl.DataFrame:
     """List the image and sound files of a folder and its subfolders, in the order of their names.
 
     The column `split` is there if the folders at the top are splits, such as `train` and `test`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none. `hint` says what to do.
     """
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -37,8 +39,7 @@ def list_media(folder: Path) -> pl.DataFrame:
                 found.append(PurePosixPath(inside / name).as_posix())
     if not found:
         raise ConfigError(
-            f"folder {folder} has no table, no tar shards and no image or sound files. Give "
-            "--source FILE"
+            f"folder {folder} has no Parquet files, tar shards, images or sounds. {hint}"
         )
     frame = _with_parts(sorted(found))
     tops = [split_of(PurePosixPath(path).parts[0]) for path in frame["path"]]
@@ -99,11 +100,18 @@ def read_list(path: Path) -> pl.DataFrame:
     """Read a text file with one path per line, with or without an ending such as .jpg.
 
     Raises:
-        ConfigError: it has no lines.
+        ConfigError: it has no lines, or is a table.
     """
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    lines = [line.strip() for line in decoded(path.read_bytes()).splitlines()]
     if not any(lines):
         raise ConfigError(f"{path} has no lines: wanted one path per line")
+    for separator, kind in (("\t", ".tsv"), (";", ".csv"), (",", ".csv")):
+        is_table = all(separator in line for line in lines[:TABLE_LINES] if line)
+        if is_table and not any(is_media(Path(line)) for line in lines):
+            raise ConfigError(
+                f"{path} is read as a list of paths, but its lines have several columns, with "
+                f"{separator!r} between them. Rename it to {path.stem}{kind}"
+            )
     return _with_parts([line for line in lines if line])
 
 
