@@ -1,7 +1,8 @@
-"""Work of the ranks in test_cached_features.py: real runs of set-up, training and result."""
+"""Work of the ranks in test_cached_features.py: real runs, from set-up to the result."""
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +26,21 @@ Case = dict[str, Any]
 
 def case(name: str, data: Path, config: TrainConfig, do: str = "train", **more: Any) -> Case:
     """A case for forked_ranks.run_phases."""
-    return {
-        "do": do,
-        "name": name,
-        "data": str(data),
-        "config": config.model_dump_json(),
-        **more,
-    }
+    content = config.model_dump_json()
+    return {"do": do, "name": name, "data": str(data), "config": content, **more}
 
 
 def train(processes: Any, folder: Path, given: Case) -> Case:
-    """Train a run to its end. Return its result, and the modalities whose raw input was read.
+    """Train a run to its end, from its newest checkpoint. Return its result.
 
     With `features: compute` the features are computed in each step.
     """
     os.environ[CACHE] = given.get("features", "")
-    run = _attempt(processes, folder, given)
-    verdict = RankVerdict(run, 1, processes.rank)
-    context = set_up(run, 1, processes, Watchdog.for_run(run, 1, verdict), StopRequest())
+    run = RunFolder(folder / "runs" / "grid" / given["name"])
+    attempt = processes.broadcast(_begin(run, given) if processes.is_rank_zero else 0)
+    verdict = RankVerdict(run, attempt, processes.rank)
+    watchdog = Watchdog.for_run(run, attempt, verdict)
+    context = set_up(run, attempt, processes, watchdog, StopRequest())
     read = sorted({"text", "image", "audio"} & _sources(context.reader).keys())
     assert _train(context, verdict) is None
     context.engine.destroy()
@@ -51,24 +49,36 @@ def train(processes: Any, folder: Path, given: Case) -> Case:
     return given | {"result": result, "read": read, "flops": context.flops}
 
 
+def resume(processes: Any, folder: Path, given: Case) -> Case:
+    """Train a finished run again, as if it had been stopped at the checkpoint of `step`."""
+    source = RunFolder(folder / "runs" / "grid" / given["of"])
+    run = RunFolder(folder / "runs" / "grid" / given["name"])
+    if processes.is_rank_zero:
+        shutil.copytree(source.path, run.path)
+        run.result.unlink()
+        for checkpoint in run.checkpoints.glob("step-*"):
+            if checkpoint != run.checkpoint(given["step"]):
+                shutil.rmtree(checkpoint)
+        record = json.loads(run.attempt(1).read_text())
+        ended = {"reason": "stopped", "step": given["step"], "end_unix_s": record["start_unix_s"]}
+        run.attempt(1).write_text(json.dumps(record | ended))
+    return train(processes, folder, given)
+
+
 def _sources(reader: BatchReader) -> dict[str, Any]:
     return reader._sources
 
 
-def _attempt(processes: Any, folder: Path, given: Case) -> RunFolder:
-    """The folder of the run, with an attempt that begins now."""
+def _begin(run: RunFolder, given: Case) -> int:
+    """Write the spec of a run and the record of its next attempt. Return the attempt's number."""
     data = Path(given["data"])
-    run = RunFolder(folder / "runs" / "grid" / given["name"])
-    if processes.is_rank_zero:
-        spec = RunSpec(
-            grid="g",
-            variant="base",
-            config=TrainConfig.model_validate_json(given["config"]),
-            resources=Resources(),
-            data_fingerprint=read_manifest(data).fingerprint,
-        )
-        run.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(run.spec, spec.model_dump_json())
-        lifecycle.begin(str(run.path), {"code_hash": code_hash(), "data_dir": str(data)})
-    processes.barrier()
-    return run
+    spec = RunSpec(
+        grid="g",
+        variant="base",
+        config=TrainConfig.model_validate_json(given["config"]),
+        resources=Resources(),
+        data_fingerprint=read_manifest(data).fingerprint,
+    )
+    run.path.mkdir(parents=True, exist_ok=True)
+    write_atomically(run.spec, spec.model_dump_json())
+    return lifecycle.begin(str(run.path), {"code_hash": code_hash(), "data_dir": str(data)})

@@ -140,7 +140,7 @@ def write_description(
 
 
 def _file_hash(path: Path) -> str:
-    return xxhash.xxh3_128_hexdigest(read_regular(path))
+    return xxhash.xxh3_128_hexdigest(read_regular(path, at_most=None))
 
 
 class StoredFeatures:
