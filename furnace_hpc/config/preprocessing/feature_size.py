@@ -166,9 +166,15 @@ def feature_lines(rows: Iterable[tuple[ModelConfig, Manifest, str, bool]]) -> li
             size = feature_size(modality, config, manifest)
             about = "of a size that is not known before the first run"
             if size:
-                gib = size.num_bytes(manifest, modality, 2 if is_bf16 else 4) / 2**30
-                about = f"up to {gib:,.2f} GiB"
+                num_bytes = size.num_bytes(manifest, modality, 2 if is_bf16 else 4)
+                about = f"up to {_readable(num_bytes)}"
             each = "" if has_files else ", for each seed"
             shown = f" ({name})" if name else ""
             lines[f"cached features of {modality}{shown} of {pack}: {about}{each}"] = None
     return list(lines)
+
+
+def _readable(num_bytes: int) -> str:
+    if num_bytes >= 2**30:
+        return f"{num_bytes / 2**30:,.1f} GiB"
+    return f"{num_bytes / 2**20:,.1f} MiB"
