@@ -78,7 +78,8 @@ def main() -> None:
     rows = [row_of(kind, found[kind], found["full"]) for kind in KINDS]
     for kind in IN_TURNS:
         rows += answer_of(kind, options)
-    rows += finetune_steps.dry_run(3 if options.small else 7)
+    for number, seeds in ((1000, 1), (200, 5)):
+        rows += finetune_steps.dry_run(3 if options.small else 7, number, seeds)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     note = "seconds per step are medians; one process, one core, ZeRO 1; load averages at the end "
     record.write("finetune", rows, f"{note}{load}")

@@ -22,7 +22,7 @@ import yaml
 
 FROZEN: dict[str, Any] = {"freeze": "all"}
 CACHED: dict[str, Any] = FROZEN | {"cache_features": True}
-TOKENS, PIXELS, WARM, ROWS = 64, 64, 2, 1000
+TOKENS, PIXELS, WARM = 64, 64, 2
 CACHED_GOAL, OWN_GOAL, DRY_RUN_GOAL_S = 5.0, 1.02, 1.2
 Step = Callable[[int], Any]
 OWN_CODE = '''"""A network with the layers of the built-in one, and a fusion by concatenation."""
@@ -269,8 +269,9 @@ def _trained(
     return engine, lambda step: train_step(engine, batches, config, step)
 
 
-def dry_run(repeats: int) -> list[dict[str, object]]:
-    """Seconds of the plan of 1,000 rows that use own code."""
+def dry_run(repeats: int, rows: int, seeds: int) -> list[dict[str, object]]:
+    """Seconds of the plan of 1,000 runs that use own code."""
+    runs = rows * seeds
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         (folder / "code").mkdir()
@@ -284,13 +285,13 @@ def dry_run(repeats: int) -> list[dict[str, object]]:
                 "model": {"modalities": ["text", "image"]},
                 "deepspeed": "zero1",
             },
-            "seeds": [0],
+            "seeds": list(range(seeds)),
             "reference": "row-0",
             "metric": "test/digit/accuracy",
             "code": ["./code/same_layers.py"],
             "variants": {
                 f"row-{number}": row | {"model.network_args": {"feedforward": 8 + number}}
-                for number in range(ROWS)
+                for number in range(rows)
             },
         }
         (folder / "grid.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
@@ -311,12 +312,12 @@ def dry_run(repeats: int) -> list[dict[str, object]]:
             )
             seconds.append(time.perf_counter() - start_s)
             lines = done.stdout.splitlines()
-            assert any(f"{ROWS:,} runs ({ROWS:,} start)" in line for line in lines), done.stdout
+            assert any(f"{runs:,} runs ({runs:,} start)" in line for line in lines), done.stdout
             loads.append(json.loads(lines[-1]))
     median_s = statistics.median(seconds)
     return [
         {
-            "measure": f"submit --dry-run of {ROWS:,} rows with own code",
+            "measure": f"submit --dry-run of {rows:,} rows x {seeds} with own code",
             "seconds": round(median_s, 2),
             "fastest_s": round(min(seconds), 2),
             "imports_torch": any(loads),
