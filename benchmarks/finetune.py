@@ -1,11 +1,13 @@
 """Measure a training step with frozen encoders and with adapters, against full fine-tuning.
 
-    python benchmarks/finetune.py           BERT and ViT of six layers; about five quiet minutes
-    python benchmarks/finetune.py --small   a try in a minute; it records nothing
+    python benchmarks/finetune.py           BERT and ViT of six layers; about ten quiet minutes
+    python benchmarks/finetune.py --small   a try in two minutes; it records nothing
 
 Each kind of training has a process of its own on one core, so that its peak memory is its own. The
 steps of the kinds are not interleaved, so run it on a quiet machine. On a CPU the peak is resident
 memory, without what the process had before it built the network.
+
+The steps of `finetune_steps.py` are made in turn: cached features, and a network of own code.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import finetune_steps
 import record
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
@@ -47,6 +50,10 @@ SIZE: dict[str, Any] = {
 }
 SMALL = SIZE | {"model__width": 64, "model__feedforward": 128, "global_batch_size": 8}
 TOKENS, PIXELS, WARM = 64, 64, 2
+IN_TURNS = {
+    "cached_features": finetune_steps.cached_features,
+    "own_network": finetune_steps.own_network,
+}
 GOAL = 2.0  # frozen encoders, times as fast
 
 
@@ -55,23 +62,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=12, help="measured steps of each kind")
     parser.add_argument("--small", action="store_true", help="a small network, not recorded")
-    parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--kind", choices=(*KINDS, *IN_TURNS), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.kind in IN_TURNS:
+        size = SMALL if options.small else SIZE
+        print(json.dumps(IN_TURNS[options.kind](size, options.steps)))
+        return
     if options.kind:
         print(json.dumps(measured(options.kind, options.steps, options.small)))
         return
     if options.small:
         os.environ["RECORD"] = "no"
     record.begin()
-    found = {}
-    for kind in KINDS:
-        command = [sys.executable, __file__, "--kind", kind, "--steps", str(options.steps)]
-        command += ["--small"] * options.small
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        answer = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
-        found[kind] = json.loads(answer.stdout.splitlines()[-1])
+    found = {kind: answer_of(kind, options) for kind in KINDS}
     rows = [row_of(kind, found[kind], found["full"]) for kind in KINDS]
-    record.write("finetune", rows, "seconds per step are medians; one process, one core, ZeRO 1")
+    for kind in IN_TURNS:
+        rows += answer_of(kind, options)
+    for number, seeds in ((1000, 1), (200, 5)):
+        rows += finetune_steps.dry_run(3 if options.small else 7, number, seeds)
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    note = "seconds per step are medians; one process, one core, ZeRO 1; load averages at the end "
+    record.write("finetune", rows, f"{note}{load}")
+
+
+def answer_of(kind: str, options: argparse.Namespace) -> Any:
+    """What a process of its own measures."""
+    command = [sys.executable, __file__, "--kind", kind, "--steps", str(options.steps)]
+    command += ["--small"] * options.small
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    answer = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    return json.loads(answer.stdout.splitlines()[-1])
 
 
 def row_of(kind: str, found: dict[str, Any], full: dict[str, Any]) -> dict[str, object]:

@@ -32,7 +32,7 @@ from furnace_hpc.config.metrics import (
     metric_names,
     split_target,
 )
-from furnace_hpc.config.sections.augment import AugmentConfig
+from furnace_hpc.config.sections.augment import AugmentConfig, check_cached_features
 from furnace_hpc.config.sections.average import EmaConfig
 from furnace_hpc.config.sections.batch import AUTO, MicroBatchSize
 from furnace_hpc.config.sections.data import DataConfig
@@ -180,6 +180,7 @@ class TrainConfig(Config):
         self._check_compile()
         self._check_optimizer()
         self._check_mixup()
+        check_cached_features(self.augment, self.model.cached_modalities)
         for key in self.needs_micro_batch:
             if self.micro_batch_size == AUTO:
                 raise ValueError(

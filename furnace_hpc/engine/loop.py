@@ -52,14 +52,31 @@ def train(folder: RunFolder, attempt: int, rank_info: RankInfo, verdict: RankVer
     with Watchdog.for_run(folder, attempt, verdict) as watchdog:
         processes = init_process_group(rank_info, watchdog.timeout_s, folder.collectives(attempt))
         with noted_oom(verdict, processes.device):
-            context = set_up(folder, attempt, processes, watchdog, stop)
-            stop_signal = _train(context, verdict)
+            stop_signal = _set_up_and_train(folder, attempt, processes, watchdog, stop, verdict)
         stop.settle()
         if not stop_signal:
             verdict.done()
         processes.barrier()  # no rank leaves before all have written their verdicts
     destroy_process_group()
     return EXIT_STOPPED if stop_signal else 0
+
+
+def _set_up_and_train(
+    folder: RunFolder,
+    attempt: int,
+    processes: Processes,
+    watchdog: Watchdog,
+    stop: StopRequest,
+    verdict: RankVerdict,
+) -> str | None:
+    """Collective. Train a run. Return the name of the signal that stops it."""
+    try:
+        context = set_up(folder, attempt, processes, watchdog, stop)
+    except Stopped as stopped:  # the resumed run computes the other features
+        verdict.stopping(str(stopped))
+        verdict.stopped(str(stopped))
+        return str(stopped)
+    return _train(context, verdict)
 
 
 def _train(context: RunContext, verdict: RankVerdict) -> str | None:

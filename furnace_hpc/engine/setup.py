@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from furnace_hpc.config.preprocessing.fit import check_fit
 from furnace_hpc.config.sections.batch import AUTO
 from furnace_hpc.config.train_config import RunSpec, TrainConfig, accumulation_steps, with_steps
 from furnace_hpc.data.columns import Columns, open_columns
+from furnace_hpc.data.features.reader import FeatureReader
 from furnace_hpc.data.loading.augment import Augmenter
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.data.loading.staging import SCRATCH, stage
@@ -20,6 +22,7 @@ from furnace_hpc.engine.checkpoint.random_state import seed_everything
 from furnace_hpc.engine.context import RunContext
 from furnace_hpc.engine.deepspeed_engine import Engine, build_engine, place
 from furnace_hpc.engine.determinism import set_up_determinism
+from furnace_hpc.engine.features.build import NO_FEATURES, Features, frozen_features
 from furnace_hpc.engine.metering.flops import Coefficients, step_coefficients
 from furnace_hpc.engine.micro_batch import probe, resolved
 from furnace_hpc.engine.portable import set_up_portable
@@ -48,6 +51,7 @@ def set_up(
     Raises:
         ConfigError: the code, the packed data or the number of ranks differs from what the run was
             submitted with.
+        Stopped: a rank has received a stop signal while features were computed.
     """
     spec = RunSpec.model_validate_json(read_regular(folder.spec))
     record = read_attempt(folder, attempt)
@@ -68,10 +72,9 @@ def set_up(
     initial_weights = set_initial_weights(model, config, folder, processes, watchdog.heartbeat)
     if processes.is_rank_zero:
         _print_left_out(model)
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    num_parameters = sum(size for size, _ in sizes)
-    trainable_parameters = sum(size for size, is_trained in sizes if is_trained)
-    flops = _count_flops(model, config, columns.manifest, folder, processes)
+    num_parameters, trainable_parameters = _sizes_of(model)
+    features = frozen_features(model, config, columns, folder, processes, watchdog, stop)
+    flops = _count_flops(model, config, columns.manifest, folder, processes, features)
     if config.compile:
         compile_blocks(model, processes.device)
     place(model, config, processes)
@@ -83,7 +86,7 @@ def set_up(
     # Different dropout on each rank.
     seed_everything(config.training_seed * 1_000_003 + 1 + processes.rank)
     watchdog.heartbeat("opening the data")
-    readers = _open_readers(config, columns, processes.device)
+    readers = _open_readers(config, columns, processes.device, features)
     return RunContext(
         spec=spec,
         config=config,
@@ -100,6 +103,12 @@ def set_up(
         initial_weights=initial_weights,
         trainable_parameters=trainable_parameters,
     )
+
+
+def _sizes_of(model: Network) -> tuple[int, int]:
+    """The numbers of all parameters, and of those that are trained."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
 
 
 def _choose_micro_batch(
@@ -130,13 +139,15 @@ def _count_flops(
     manifest: Manifest,
     folder: RunFolder,
     processes: Processes,
+    features: Mapping[str, Features],
 ) -> Coefficients | None:
     """Count the FLOPs of a micro-batch on rank 0, which writes the metrics."""
     if not processes.is_rank_zero:
         return None
     micro_batch_size, _ = accumulation_steps(config, processes.world_size)
     cache = GridFolder(folder.path.resolve().parent).tables_cache
-    return step_coefficients(model, config, manifest, micro_batch_size, cache)
+    shapes = {name: found.shape for name, found in features.items()}
+    return step_coefficients(model, config, manifest, micro_batch_size, cache, shapes)
 
 
 def _check_attempt(folder: RunFolder, record: Attempt, processes: Processes) -> None:
@@ -195,12 +206,17 @@ def _print_left_out(model: Network) -> None:
 
 
 def _open_readers(
-    config: TrainConfig, columns: Columns, device: torch.device
+    config: TrainConfig,
+    columns: Columns,
+    device: torch.device,
+    features: Mapping[str, Features] = NO_FEATURES,
 ) -> dict[str, BatchReader]:
     modalities, tasks = config.model.modalities, tuple(task.name for task in config.tasks)
+    sources = {name: found.source for name, found in features.items()}
     readers: dict[str, BatchReader] = {}
     for split in columns.manifest.splits:
-        readers[split] = BatchReader(columns, split, modalities, tasks, device)
+        given = (columns, split, modalities, tasks, device)
+        readers[split] = FeatureReader(sources, *given) if sources else BatchReader(*given)
         check_presence(readers[split], split, modalities, columns.manifest)
     if config.augment.is_on:
         readers["train"].augmenter = Augmenter(

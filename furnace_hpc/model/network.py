@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from furnace_hpc.config.manifest import TEXT_SECOND
 from furnace_hpc.config.sections.loss import LossConfig
 from furnace_hpc.config.sections.model import ModelConfig
 from furnace_hpc.model.attention import (
@@ -24,6 +23,7 @@ from furnace_hpc.model.attention import (
 from furnace_hpc.model.encoders.choice import make_encoder
 from furnace_hpc.model.encoders.input_shapes import InputShapes
 from furnace_hpc.model.fine_tuning import fine_tune
+from furnace_hpc.model.frozen_features import encoded
 from furnace_hpc.model.fusion import ConcatFusion, GatedFusion, LowRankFusion
 from furnace_hpc.model.heads import make_head
 from furnace_hpc.model.own_code.modules import own_fusion
@@ -112,7 +112,8 @@ class Network(nn.Module, ABC):
         """Compute logits, and all that the losses need. So no encoder runs twice.
 
         Args:
-            inputs: modality -> values. Those of absent samples may be anything.
+            inputs: modality -> values. Those of absent samples may be anything. A modality with a
+                mask in `lengths` (`mask_key`) has features [B, T, H] of its frozen encoder.
             lengths: modality -> valid tokens or frames [B]. `text_second`: start of second texts.
             present_BM: whether each sample has each modality. Each sample has at least one.
             subsets: sets of modality indices. For each, also compute logits without the others.
@@ -235,13 +236,7 @@ class FusionModel(Network):
         tokens, masks = [], []
         for m, name in enumerate(self.modalities):
             present_B = present_BM[:, m]
-            values = inputs[name]
-            is_present = present_B.view(-1, *[1] * (values.dim() - 1))
-            values = torch.where(is_present, values, torch.zeros_like(values))
-            given = [values, lengths.get(name)]
-            if name == "text" and TEXT_SECOND in lengths:
-                given.append(lengths[TEXT_SECOND])
-            tokens_BTD, mask_BT = self.encoders[name](*given)
+            tokens_BTD, mask_BT = encoded(self.encoders[name], name, inputs, lengths, present_B)
             tokens.append(self.norms[name](tokens_BTD) * present_B.view(-1, 1, 1))
             masks.append(mask_BT & present_B.unsqueeze(1))
         return tokens, masks

@@ -4,6 +4,8 @@
     runs/<grid>/declared.json                the declared plans of the grid's tables
     runs/<grid>/code/<hash>/                 read-only snapshots of the code, named by their content
     runs/<grid>/cache/<digest>.parquet       cache of aggregate; may be deleted at any time
+    runs/<grid>/features/<digest>/           outputs of a frozen encoder; may be deleted while no
+                                             run of the grid trains
     runs/<grid>/tuning/<row>-<digest>.json   values chosen for a tuned row; written once
     runs/<grid>/logs/<run_id>.log            link to the log of the run's newest attempt
     runs/<grid>/submissions/<n>/             one submission: grid.yaml with --set, profile.json,
@@ -173,6 +175,11 @@ class GridFolder:
     def tables_cache(self) -> Path:
         """Folder of aggregate's cache."""
         return self.path / "cache"
+
+    @property
+    def features(self) -> Path:
+        """Folder of stored outputs of frozen encoders."""
+        return self.path / "features"
 
     @property
     def replaced(self) -> Path:

@@ -239,6 +239,9 @@ def test_clear_errors_of_layers():
         make_model(image={"layer_decay": 0.5})
 
 
+CACHED = {"model__text": {"freeze": "all", "cache_features": True}}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -246,6 +249,11 @@ def test_clear_errors_of_layers():
         ({"model__text": {"freeze": True}}, "freeze is True"),
         ({"model__text": {"freeze": "all", "lr_multiplier": 0.5}}, "leaves nothing to train"),
         ({"model__text": {"freeze": 1, "lora": {}}}, "lora already freezes"),
+        ({"model__text": {"cache_features": True}}, "and freeze is not set. Write freeze: all"),
+        ({"model__text": {"freeze": 2, "cache_features": True}}, "and freeze is 2. Write"),
+        ({"model__text": {"lora": {}, "cache_features": True}}, "and lora trains adapters in it"),
+        (CACHED | {"model__network": "a.b:Net"}, "and network is your own, which may read"),
+        (CACHED | {"augment__text": {"token_dropout": 0.1}}, "augment.text changes the samples"),
         ({"optimizer__momentum": 0.5}, "momentum is for the optimizers sgd and rmsprop"),
         ({"optimizer__nesterov": True}, "nesterov needs optimizer sgd"),
         ({"optimizer__name": "adafactor"}, "needs whole matrices, and ZeRO stage 1"),

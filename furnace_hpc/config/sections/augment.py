@@ -114,3 +114,12 @@ class AugmentConfig(Config):
             "text": self.text.is_on,
         }
         return tuple(name for name, is_on in are_on.items() if is_on)
+
+
+def check_cached_features(augment: AugmentConfig, cached: tuple[str, ...]) -> None:
+    """Raise ValueError if a modality is changed at random and its features are stored once."""
+    if found := [name for name in augment.modalities if name in cached]:
+        raise ValueError(
+            f"model.{found[0]}.cache_features stores one output per sample, and augment."
+            f"{found[0]} changes the samples in each epoch. Remove one of them"
+        )

@@ -89,6 +89,12 @@ class EncoderConfig(Config):
         json_schema_extra=ADDED_LATER,
         description="compute the activations of the encoder's layers again in backward",
     )
+    cache_features: bool = Field(
+        default=False,
+        json_schema_extra=ADDED_LATER,
+        description="compute the outputs of an encoder with freeze: all once per pack, and read "
+        "them from files in training and evaluation",
+    )
     lora: LoraConfig | None = Field(
         default=None,
         json_schema_extra=ADDED_LATER,
@@ -102,6 +108,14 @@ class EncoderConfig(Config):
             raise ValueError(
                 f"lora already freezes the encoder's own weights, and freeze is {self.freeze}. "
                 "Remove one of them"
+            )
+        if self.cache_features and self.freeze != "all":
+            trained = f"freeze is {self.freeze or 'not set'}"
+            if self.lora:
+                trained = "lora trains adapters in it"
+            raise ValueError(
+                f"cache_features stores the outputs of an encoder that is not trained, and "
+                f"{trained}. Write freeze: all, or remove cache_features"
             )
         if self.freeze != "all":
             return self

@@ -208,6 +208,21 @@ class ModelConfig(Config):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _cached_features(self) -> "ModelConfig":
+        if self.network is not None and self.cached_modalities:
+            raise ValueError(
+                f"{self.cached_modalities[0]}.cache_features gives a network the outputs of an "
+                "encoder instead of its input, and network is your own, which may read the input. "
+                "Remove one of them"
+            )
+        return self
+
+    @property
+    def cached_modalities(self) -> tuple[str, ...]:
+        """The modalities whose encoders have `cache_features`."""
+        return tuple(name for name in self.modalities if self.encoder(name).cache_features)
+
     def encoder(self, modality: str) -> EncoderConfig:
         """How the encoder of a modality is trained."""
         return getattr(self, modality, None) or EncoderConfig()

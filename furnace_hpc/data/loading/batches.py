@@ -180,12 +180,7 @@ class BatchReader:
         batch = Batch(
             rows=host.rows,
             inputs={name: self._standardised(name, moved) for name in self._modalities},
-            lengths={
-                modality: moved[f"{modality}_length"].to(torch.int64, copy=True)
-                for modality in self._modalities
-                if f"{modality}_length" in moved
-            }
-            | second_texts(moved),
+            lengths=self._lengths(moved),
             present_BM=moved["present"][:, self._bits].bool(),
             labels={task: self._labels(task, moved[f"label.{task}"]) for task in self._kinds},
             complete=host.complete,
@@ -196,6 +191,14 @@ class BatchReader:
         if self.device.type == "cpu":
             self.give_back(host)
         return batch
+
+    def _lengths(self, moved: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Valid tokens, frames or samples, in memory of their own."""
+        return {
+            modality: moved[f"{modality}_length"].to(torch.int64, copy=True)
+            for modality in self._modalities
+            if f"{modality}_length" in moved
+        } | second_texts(moved)
 
     def _labels(self, task: str, stored: Tensor) -> Tensor:
         """Labels as the loss takes them, in memory of their own."""

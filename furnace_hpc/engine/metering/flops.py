@@ -15,7 +15,7 @@ only have one or two lengths, as many counts do. A count takes most of a second 
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from furnace_hpc.config.manifest import TEXT_SECOND, Manifest
 from furnace_hpc.config.train_config import TrainConfig
+from furnace_hpc.data.features.reader import mask_key
 from furnace_hpc.data.loading.batches import TEXT_MULTIPLE, Batch
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.model.losses import total_loss
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import write_atomically
 
+NO_FEATURES: Mapping[str, tuple[int, int]] = {}
 Coefficients = tuple[float, float, float]
 """Of 1, T and T^2, where T is the number of text tokens in units of TEXT_MULTIPLE."""
 
@@ -52,7 +54,12 @@ def flops_of(coefficients: Coefficients, terms: tuple[float, ...]) -> float:
 
 
 def step_coefficients(
-    model: nn.Module, config: TrainConfig, manifest: Manifest, micro_batch_size: int, cache: Path
+    model: nn.Module,
+    config: TrainConfig,
+    manifest: Manifest,
+    micro_batch_size: int,
+    cache: Path,
+    features: Mapping[str, tuple[int, int]] = NO_FEATURES,
 ) -> Coefficients | None:
     """Count, or read what another run of the grid has counted. None if the model cannot be counted.
 
@@ -62,12 +69,15 @@ def step_coefficients(
         manifest: of the packed data set, which gives the shapes of a batch.
         micro_batch_size: samples of a micro-batch.
         cache: folder of counts. It may be deleted at any time.
+        features: modality -> tokens and width of the longest sample, if the network gets features
+            of a frozen encoder.
     """
     sizes = {name: list(column.shape) for name, column in manifest.columns.items()}
     key = [
         *(config.model.model_dump(mode="json"), config.loss.model_dump(mode="json")),
         *(config.model_dump(mode="json")["tasks"], sizes, _classes(config, manifest)),
         *(micro_batch_size, manifest.vocab_size, torch.__version__, code_hash()),
+        *sorted(features.items()),
     ]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     path = cache / f"flops-{digest}.json"
@@ -75,7 +85,7 @@ def step_coefficients(
         one, linear, quadratic = map(float, json.loads(read_regular(path)))
         return one, linear, quadratic
     try:
-        found = _count(model, config, manifest, micro_batch_size)
+        found = _count(model, config, manifest, micro_batch_size, features)
     except Exception as error:  # a measurement must not end the run
         with suppress(OSError):
             print(f"WARNING: the FLOPs of the model were not counted: {error}", flush=True)
@@ -87,13 +97,19 @@ def step_coefficients(
 
 
 def _count(
-    model: nn.Module, config: TrainConfig, manifest: Manifest, micro_batch_size: int
+    model: nn.Module,
+    config: TrainConfig,
+    manifest: Manifest,
+    micro_batch_size: int,
+    features: Mapping[str, tuple[int, int]],
 ) -> Coefficients:
     """Fit the three coefficients through counts at up to three lengths of text."""
     values, counts = _meta_values(model), []
     lengths = _lengths(config, manifest)
     for num_tokens in lengths:
         batch = _meta_batch(config, manifest, micro_batch_size, num_tokens)
+        for name, shape in features.items():
+            _replace_by_features(batch, name, shape, num_tokens)
         counts.append(count_flops(model, values, config, batch))
     if len(counts) == 1:
         return float(counts[0]), 0.0, 0.0
@@ -168,6 +184,20 @@ def _meta_batch(
             labels[task] = torch.empty(B, classes, device=device)
     present = torch.ones(B, len(config.model.modalities), dtype=torch.bool, device=device)
     return {"inputs": inputs, "lengths": lengths, "labels": labels, "present": present}
+
+
+def _replace_by_features(
+    batch: dict[str, Any], name: str, shape: tuple[int, int], num_tokens: int
+) -> None:
+    """Put the features of a frozen encoder in the place of a modality's input."""
+    number, (tokens, width) = len(batch["present"]), shape
+    if name == "text":
+        tokens = num_tokens
+        batch["lengths"].pop(TEXT_SECOND, None)
+    batch["lengths"].pop(name, None)
+    batch["inputs"][name] = torch.empty(number, tokens, width, device="meta")
+    mask_BT = torch.empty(number, tokens, dtype=torch.bool, device="meta")
+    batch["lengths"][mask_key(name)] = mask_BT
 
 
 def _classes(config: TrainConfig, manifest: Manifest) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Choose the cluster profile, and print a plan: runs, reasons, costs, batch scripts."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -8,8 +9,10 @@ from rich.table import Table
 
 from furnace_hpc.config.cluster import ClusterProfile, load_profile, profile_names
 from furnace_hpc.config.errors import ConfigError, UnavailableError
+from furnace_hpc.config.manifest import read_manifest
 from furnace_hpc.config.parsing.plural import counted, is_are
 from furnace_hpc.config.parsing.text_safety import printable
+from furnace_hpc.config.preprocessing.feature_size import feature_lines
 from furnace_hpc.config.train_config import UNKNOWN_STEPS
 from furnace_hpc.host import access
 from furnace_hpc.launch.planning.plan import Action, Plan, PlannedRun
@@ -75,7 +78,7 @@ def print_plan(plan: Plan) -> None:
     counts = ", ".join(f"{number:,} {action}" for action, number in sorted(plan.counts.items()))
     console.print(f"{counted(len(plan.runs), 'run')} ({counts}) on {plan.profile.name}")
     lines = (*plan.tuning, *_epochs(plan), *_other_names(plan), *_code(plan), *_jobs(plan))
-    for line in (*lines, *_early_stopping(plan)):
+    for line in (*lines, *_cached_features(plan), *_early_stopping(plan)):
         console.print(line)
     if not plan.to_do:
         console.print("nothing to do")
@@ -109,6 +112,20 @@ def _epochs(plan: Plan) -> Iterator[str]:
         yield f"epochs: {counted(len(lines), 'length')} of training, see `furnace status`"
     else:
         yield from lines
+
+
+def _cached_features(plan: Plan) -> Iterator[str]:
+    """Yield a line for each frozen encoder whose features the runs will store."""
+    cached = [run for run in plan.to_do if run.spec.config.model.cached_modalities]
+    rows = []
+    for run in {(run.spec.variant, run.spec.config.data.name): run for run in cached}.values():
+        config = run.spec.config
+        with suppress(ConfigError):  # the default set may not be packed yet
+            manifest = read_manifest(Path(run.attempt.data_dir))
+            is_bf16 = config.deepspeed.precision == "bf16"
+            rows.append((config.model, manifest, config.data.name, is_bf16))
+    for line in feature_lines(rows):
+        yield f"{line}, in {plan.folder.features}"
 
 
 def _early_stopping(plan: Plan) -> Iterator[str]:
