@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from slurm_cluster import CannotStart, Cluster, devcluster, start_cluster, wait_until
+from slurm_cluster import DEVCLUSTER, CannotStart, Cluster, devcluster, start_cluster, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
@@ -139,6 +139,31 @@ def test_down_removes_bridge_and_cables(tmp_path_factory: pytest.TempPathFactory
         other.down()
     wait_until(lambda: links() == before, 10, "the end of the network")
     assert reached(separate) == ALL
+
+
+ODD_MACHINE = """
+ip link set lo up
+mount --bind "$1" /etc/hosts
+hostname odd
+"$2" up --nodes 2 --no-link --no-install --dir "$3"
+export SLURM_CONF="$3/conf/slurm.conf"
+srun --nodes=2 hostname
+sbatch --wait --nodes=2 --output=/dev/null --wrap "srun hostname"
+"$2" down --wipe --dir "$3"
+"""
+
+
+@pytest.mark.parametrize("line", ["127.0.1.1 odd", ""], ids=["own loopback address", "no address"])
+def test_up_works_whatever_the_own_name_means(tmp_path_factory, separate, line):
+    """The machine has no address except loopback. Debian's installer gives its name 127.0.1.1."""
+    place = tmp_path_factory.mktemp("odd")
+    (place / "hosts").write_text(f"127.0.0.1 localhost\n{line}\n")
+    words = ["unshare", "--mount", "--uts", "--net", "bash", "-ec", ODD_MACHINE, "bash"]
+    words += [str(place / "hosts"), str(DEVCLUSTER), str(place / "cluster")]
+    environment = {name: separate.environment[name] for name in ("PATH", "HOME")}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {"node0", "node1"} <= set(done.stdout.splitlines())
 
 
 def links() -> set[str]:
