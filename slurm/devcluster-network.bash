@@ -32,7 +32,9 @@ print_hosts() {
   }' /etc/hosts
 }
 
-only_loopback() { [ -z "$(ip -4 -o address show 2>/dev/null | awk '$2 != "lo"')" ]; }
+only_loopback() {  # false if it cannot be known
+  command -v ip >/dev/null && [ -z "$(ip -4 -o address show | awk '$2 != "lo"')" ]
+}
 
 # Older slurmdbd ends if the machine has no other IPv4 address than those of the loopback interface.
 needs_bridge() { [ "$NET" = separate ] || { [ "$ACCOUNTING" = yes ] && only_loopback; }; }
@@ -99,7 +101,13 @@ deliver_packets() {  # FROM TO
   at "$1" ip neighbour delete "$(address_of "$2")" dev "$(device_of "$1")" 2>/dev/null || true
 }
 
-pair_file() { if [[ $1 == controller || ($2 != controller && ${1#node} -lt ${2#node}) ]]; then echo "$1+$2"; else echo "$2+$1"; fi; }
+pair_file() {  # A B: the same name for B A
+  if [ "$1" = controller ] || { [ "$2" != controller ] && [ "${1#node}" -lt "${2#node}" ]; }; then
+    echo "$1+$2"
+  else
+    echo "$2+$1"
+  fi
+}
 
 others_in_cuts() {  # NODE: the other ends of its cuts
   local file name
