@@ -2,7 +2,7 @@
 # make demo-slurm  the same on a Slurm on this machine (slurm/devcluster up)
 # make test        fast tests: real processes, and one path through a real Slurm
 # make test-slow   the other tests
-# make test-slurm  all tests on a real Slurm
+# make test-slurm  all tests on a real Slurm; with SLURM=24.11 in another Debian release, which slurm/roots prepares
 # make test-all    all tests
 # make check       format, lint, types, spelling
 # make docs        the documentation as a site, in build/site
@@ -31,8 +31,14 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(PYTEST) 4 -m "slow or fuzz" --hypothesis-profile=full
 
+# TESTS="tests/real_slurm/test_devcluster.py ..." chooses files.
 test-slurm: $(VENV)/.dev
-	$(PYTEST) 4 -m slurm
+ifdef SLURM
+	slurm/roots make $(SLURM)
+	slurm/roots run $(SLURM) $(PYTEST) 4 -m slurm $(TESTS)
+else
+	$(PYTEST) 4 -m slurm $(TESTS)
+endif
 
 test-all: test test-slow
 

@@ -34,9 +34,9 @@ sys.path.insert(0, str(HERE.parent / "tests" / "support"))
 
 import record  # noqa: E402
 import yaml  # noqa: E402
+from real_study import GRID, RealStudy  # noqa: E402
 from slurm_cluster import Cluster, start_cluster  # noqa: E402
 from small_disk import only, small_file_system  # noqa: E402
-from test_slurm_train import GRID, RealStudy  # noqa: E402
 
 from furnace_hpc.data.sets.tridigits.pack import pack  # noqa: E402
 from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs  # noqa: E402
@@ -80,7 +80,7 @@ def main() -> None:
     if not kept.exists():
         _disturbed(kept, data, grid, random.Random(asked.seed), asked.disturbances, asked.limit)
     facts = json.loads((kept / "facts.json").read_text())
-    row = _row(kept, _undisturbed(work, grid), facts["disturbances"], facts["seconds"])
+    row = _row(kept, undisturbed(work, grid), facts["disturbances"], facts["seconds"])
     record.write(
         "chaos",
         [row],
@@ -182,7 +182,7 @@ class Chaos:
             time.sleep(OFF_S)
 
 
-def _undisturbed(work: Path, grid: dict[str, Any]) -> Path:
+def undisturbed(work: Path, grid: dict[str, Any]) -> Path:
     """Run the same grid in the local queue, except for runs that are already done."""
     calm = work / "calm"
     calm.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ def _row(kept: Path, calm: Path, disturbances: list[str], took_s: float) -> dict
     metrics = sum(result["metrics"] == theirs[name]["metrics"] for name, result in results.items())
     attempts = {path.name: _attempts(path) for path in runs}
     reasons = Counter(attempt["reason"] for records in attempts.values() for attempt in records)
-    tables = [_table(place / "results/study/table.md") for place in (kept, calm)]
+    tables = [table_rows(place / "results/study/table.md") for place in (kept, calm)]
     return {
         "what": f"{len(runs)} runs of 2 nodes, {len(disturbances)} disturbances",
         "disturbances": dict(Counter(disturbances)),
@@ -289,7 +289,7 @@ def _is_done(run: Path) -> bool:
     return (run / "result.json").exists()
 
 
-def _table(path: Path) -> list[str]:
+def table_rows(path: Path) -> list[str]:
     """The rows of the table without its costs, because disturbances may only cost time."""
     if not path.exists():
         return ["none"]

@@ -15,8 +15,8 @@ sys.path.insert(0, str(HERE.parent / "tests" / "support"))
 
 import record  # noqa: E402
 import yaml  # noqa: E402
+from real_study import GRID, RealStudy  # noqa: E402
 from slurm_cluster import start_cluster  # noqa: E402
-from test_slurm_train import GRID, RealStudy  # noqa: E402
 
 from furnace_hpc.data.sets.tridigits.pack import pack  # noqa: E402
 from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs  # noqa: E402

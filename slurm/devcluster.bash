@@ -86,7 +86,7 @@ CONF
   fi
   [ "$ACCOUNTING" = no ] || cat <<CONF
 AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=127.0.0.1
+AccountingStorageHost=$(head_address)
 AccountingStoragePort=$((PORT + 1))
 # AuthInfo has no effect on this connection.
 AccountingStoragePass=$DIR/munge/munge.socket
@@ -98,10 +98,9 @@ CONF
   cat <<CONF
 ClusterName=devcluster
 # The name must be this machine's own, with any address.
-SlurmctldHost=$(hostname -s)(127.0.0.1)
+SlurmctldHost=$(own_name)($(head_address))
 SlurmctldPort=$PORT
 SrunPortRange=$((PORT + 100))-$((PORT + 499))
-CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SlurmUser=$USER_NAME
 SlurmdUser=$USER_NAME
 AuthInfo=socket=$DIR/munge/munge.socket$expire
@@ -129,7 +128,7 @@ ReturnToService=2
 CONF
   [ "$GPUS" = 0 ] || gres=Gres=gpu:$GPU_TYPE:$GPUS
   for ((i = 0; i < NODES; i++)); do
-    echo "NodeName=node$i NodeAddr=127.0.0.1 Port=$((PORT + 10 + i)) CPUs=$CPUS Boards=1 SocketsPerBoard=1" \
+    echo "NodeName=node$i NodeAddr=$(node_address "node$i") Port=$((PORT + 10 + i)) CPUs=$CPUS Boards=1 SocketsPerBoard=1" \
       "CoresPerSocket=$CPUS ThreadsPerCore=1 RealMemory=$MEM $gres"
   done
   cat <<CONF
@@ -144,7 +143,7 @@ CONF
 print_slurmdbd_conf() {
   cat <<CONF
 DbdHost=localhost
-DbdAddr=127.0.0.1
+DbdAddr=$(head_address)
 DbdPort=$((PORT + 1))
 SlurmUser=$USER_NAME
 AuthInfo=socket=$DIR/munge/munge.socket
@@ -161,6 +160,9 @@ CONF
 configure() {
   local i
   print_slurm_conf >"$SLURM_CONF"
+  # Daemons, and srun in jobs, see this file at the place of the other one. They listen at the address of their own name
+  # alone. For srun on the login node this name may have an address that nodes cannot reach, such as 127.0.1.1.
+  { cat "$SLURM_CONF"; echo CommunicationParameters=NoCtldInAddrAny,NoInAddrAny; } >"$DIR/conf/daemons.conf"
   (umask 077 && print_slurmdbd_conf >"$DIR/conf/slurmdbd.conf")  # slurmdbd refuses a file that others can read
   : >"$DIR/conf/gres.conf"
   for ((i = 0; i < GPUS; i++)); do  # Slurm sets CUDA_VISIBLE_DEVICES only if the GPU is a character device
@@ -169,7 +171,7 @@ configure() {
   done
   # Slurm needs this setting from 23.11 on if there are no cgroups, and rejects it before.
   case $(slurmctld -V) in *" 2"[0-2].* | *" 23.02"*) ;; *) echo CgroupPlugin=disabled >"$DIR/conf/cgroup.conf" ;; esac
-  { cat /etc/hosts; node_names | sed 's/^/127.0.0.1 /'; } >"$DIR/conf/hosts"
+  print_hosts >"$DIR/conf/hosts"
   echo "export SLURM_CONF=$SLURM_CONF FURNACE_DEVCLUSTER=$DIR" >"$DIR/env.sh"
 }
 
@@ -195,14 +197,24 @@ start_mariadbd() {  # without users and grants: only this machine can reach it, 
   fi
   start mariadbd mariadbd "${common[@]}" --datadir="$DIR/mysql" --socket="$DIR/run/mariadb.sock" --skip-grant-tables \
     --bind-address=127.0.0.1 --port=$((PORT + 2)) --skip-name-resolve --performance-schema=0 \
-    --innodb-buffer-pool-size=64M --innodb-lock-wait-timeout=900 --innodb-flush-log-at-trx-commit=2
+    --innodb-buffer-pool-size=64M --innodb-lock-wait-timeout=900 --innodb-flush-log-at-trx-commit=2 \
+    --loose-innodb-snapshot-isolation=OFF  # slurmdbd of Slurm 26.05 refuses the default of MariaDB 11.8
   wait_for 30 mariadbd mariadb-admin --no-defaults --socket="$DIR/run/mariadb.sock" ping
+  # slurmdbd would create it, and ends then with MariaDB's client library of Debian 13
+  mariadb --no-defaults --socket="$DIR/run/mariadb.sock" -e 'CREATE DATABASE IF NOT EXISTS slurm_acct_db'
+}
+
+start_on_head() {  # DAEMON COMMAND...: with the hosts and the configuration of the daemons
+  local name=$1; shift
+  # shellcheck disable=SC2016  # the inner shell expands it
+  start "$name" "${HEAD_NAMESPACES[@]}" sh -ec 'mount --bind "$1" /etc/hosts; mount --bind "$2" "$3"; shift 3; exec "$@"' \
+    sh "$DIR/conf/hosts" "$DIR/conf/daemons.conf" "$SLURM_CONF" "$@"
 }
 
 start_slurmdbd() {  # finds its configuration beside $SLURM_CONF
   local user
   ! running slurmdbd || return 0
-  start slurmdbd slurmdbd -D
+  start_on_head slurmdbd slurmdbd -D
   wait_for 30 slurmdbd sacctmgr -n show cluster
   # The controller needs its cluster here, and rejects jobs of users without account. Exit code 1: it exists already.
   sacctmgr -iQ add cluster devcluster >/dev/null || true
@@ -212,36 +224,58 @@ start_slurmdbd() {  # finds its configuration beside $SLURM_CONF
 
 start_slurmctld() {
   ! running slurmctld || return 0
-  start slurmctld slurmctld -D
+  start_on_head slurmctld slurmctld -D
   wait_for 30 slurmctld scontrol ping
 }
 
 # A node is a PID namespace. When its first process is killed, the kernel kills all its processes, like a power cut.
 # It has its own hostname and /etc/hosts. For a user who is not root it is also a user namespace.
 NAMESPACES=(unshare --pid --uts --mount --propagation slave --mount-proc --fork --kill-child)
-[ "$EUID" = 0 ] || NAMESPACES+=(--user --map-current-user --keep-caps)
+HEAD_NAMESPACES=(unshare --mount --propagation slave)
+if [ "$EUID" != 0 ]; then
+  NAMESPACES+=(--user --map-current-user --keep-caps)
+  HEAD_NAMESPACES+=(--user --map-current-user --keep-caps)
+fi
 
 start_node() {  # NODE
+  local own_network=() address=''
   ! running "slurmd.$1" || return 0
+  if [ "$NET" = separate ]; then own_network=(--net); address=$(node_address "$1"); fi
   mkdir -p "$DIR/$1"
   # shellcheck disable=SC2016  # the inner shell expands it; as the first process it reaps the orphans of jobs
-  start "slurmd.$1" "${NAMESPACES[@]}" sh -ec '
+  start "slurmd.$1" "${NAMESPACES[@]}" "${own_network[@]}" sh -ec '
     hostname "$1"
     mount --bind "$2" /etc/hosts
-    [ -z "$3" ] || mount -t tmpfs hidden "$3"
+    mount --bind "$3" "$SLURM_CONF"
+    [ -z "$4" ] || mount -t tmpfs hidden "$4"
+    if [ -n "$5" ]; then
+      tries=200
+      until ip address add "$5/24" dev eth0 2>/dev/null; do tries=$((tries - 1)); [ $tries != 0 ]; sleep 0.05; done
+      ip link set lo up
+      ip link set eth0 up
+    fi
     env --default-signal slurmd -D -N "$1" &
-    wait' sh "$1" "$DIR/conf/hosts" "$HIDE"
+    wait' sh "$1" "$DIR/conf/hosts" "$DIR/conf/daemons.conf" "$HIDE" "$address"
+  [ "$NET" = shared ] || plug_in "$1"
+}
+
+first_process() {  # NODE: its pid, outside of the namespace; fails if the node has no power
+  local unshare first=''
+  running "slurmd.$1" || return 1
+  read -r unshare _ <"$DIR/run/slurmd.$1.pid"
+  read -r first _ <"/proc/$unshare/task/$unshare/children" || true
+  echo "$first"
 }
 
 kill_node() {  # NODE
-  local file=$DIR/run/slurmd.$1.pid unshare first
-  if alive "$file"; then
-    read -r unshare _ <"$file"
-    read -r first _ <"/proc/$unshare/task/$unshare/children" || true
-    kill -KILL "${first:-$unshare}"  # unshare waits for the first process of the namespace, which ends last
+  local file=$DIR/run/slurmd.$1.pid first
+  if first=$(first_process "$1"); then
+    # unshare waits for the first process of the namespace, which ends last
+    kill -KILL "${first:-$(cut -d ' ' -f 1 "$file")}"
     ended_within 10 "$file" || die "the processes of $1 do not end"
   fi
   rm -f "$file"
+  [ "$NET" = shared ] || unplug "$1"
 }
 
 answers() {  # NODE: whether the controller lists it as up

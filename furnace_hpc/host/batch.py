@@ -4,6 +4,8 @@
                                                 PYTHON, of the ranks, first checks the GPUs
     begin-run RUN_DIR JOB PID                   begin a run as its newest submission describes it
     decide RUN_DIR ATTEMPT RC                   print done, requeue or fail
+    guard RUN_DIR ATTEMPT PID                   end srun if it outlives its ranks or its attempt;
+                                                PID: of srun, or of the shell that runs it
     requeue JOB                                 ask Slurm to requeue the job, again and again
     launch COMMAND ...                          become COMMAND, with stop signals blocked
 
@@ -28,6 +30,7 @@ if __name__ == "__main__":
 from furnace_hpc.host import gpu_check, lifecycle, portable
 from furnace_hpc.host.json_lines import read_json_lines
 from furnace_hpc.host.regular_file import open_regular
+from furnace_hpc.host.steps import guard
 
 EXIT_DONE_ALREADY = 3
 # four minutes: enough for a controller to restart, or for its backup to take over
@@ -160,12 +163,14 @@ def main(arguments: List[str]) -> None:
         begin_run(rest[0], rest[1], int(rest[2]))
     elif command == "decide":
         print(lifecycle.decide(rest[0], int(rest[1]), int(rest[2])))
+    elif command == "guard":
+        guard.watch(rest[0], int(rest[1]), int(rest[2]))
     elif command == "requeue":
         requeue(rest[0])
     elif command == "launch":
         launch(rest)
     else:
-        wanted = "begin-row, begin-run, decide, requeue or launch"
+        wanted = "begin-row, begin-run, decide, guard, requeue or launch"
         sys.exit(f"batch.py: unknown command {command!r}; wanted {wanted}")
 
 

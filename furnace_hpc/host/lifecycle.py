@@ -164,6 +164,10 @@ def decide(run_dir: str, number: int, exit_code: int) -> str:
     if number not in attempt_numbers(run_dir):
         return "fail"
     attempt = _read_files(run_dir, number)
+    is_replaced = newest_attempt(run_dir) != number
+    # The newer attempt has recorded this end. This node may be back after hours.
+    if is_replaced and attempt.record.get("end_unix_s") is not None:
+        return "fail"
     if os.path.exists(os.path.join(run_dir, "result.json")):
         end = EndReason("done", "")
     else:
@@ -172,7 +176,7 @@ def decide(run_dir: str, number: int, exit_code: int) -> str:
     if end.reason == "done":
         return "done"
     # Slurm considered this node dead and restarted the job, which belongs to the next attempt
-    if newest_attempt(run_dir) != number:
+    if is_replaced:
         return "fail"
     if end.reason not in REQUEUED or exhausted_budget(run_dir, attempt.record):
         return "fail"

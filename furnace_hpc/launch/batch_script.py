@@ -249,6 +249,7 @@ def _begin(profile: ClusterProfile, submission: Path, base: int, code: Path) -> 
         f'[ "$FURNACE_CODE" = {_quoted(code)} ] || ' + _check(submission, '"$FURNACE_CODE"'),
         "export FURNACE_RUN_DIR FURNACE_ATTEMPT FURNACE_CODE",
         _import_from('"$FURNACE_CODE"'),
+        f'python3 -S {script} guard "$FURNACE_RUN_DIR" "$FURNACE_ATTEMPT" $$ & guard=$!',
     ]
 
 
@@ -265,6 +266,7 @@ def _decide(submission: Path, code: Path) -> list[str]:
     batch = f"python3 -S {shlex.quote(str(code / BATCH))}"
     return [
         "rc=$?",
+        '{ kill "$guard" && wait "$guard"; } 2>/dev/null',
         _check(submission, _quoted(code)),
         f'verdict=$({batch} decide "$FURNACE_RUN_DIR" "$FURNACE_ATTEMPT" "$rc")',
         'echo "attempt $FURNACE_ATTEMPT ended: $verdict (srun exit code $rc)"',

@@ -22,6 +22,7 @@ from furnace_hpc.host.lifecycle import REQUEUED, with_rank_reason
 from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.monitor.assignments import JobAssignment, job_assignments
 from furnace_hpc.monitor.job_cache import GONE, JobCache, read_job_cache
+from furnace_hpc.monitor.silent_jobs import failure_of_ranks
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.attempts import Attempt, read_attempts
 from furnace_hpc.runs.state import END_REASONS, RunState, RunStatus, read_status, within_budget
@@ -142,7 +143,7 @@ def _by_job(
     if means.phase is Phase.ENDED:
         return _ended(run, status, job, own, assigned)
     if means.phase is Phase.RUNNING:
-        return _running(status, own, means.text)
+        return _running(run, status, own, means.text)
     state, reason = RunState.UNKNOWN, f"job {job.job_id}: {means.text}"
     if means.phase is Phase.WAITING:
         state = RunState.QUEUED
@@ -150,12 +151,13 @@ def _by_job(
     return replace(status, state=state, reason=reason)
 
 
-def _running(status: RunStatus, own: Attempt | None, text: str) -> RunStatus:
+def _running(run: RunFolder, status: RunStatus, own: Attempt | None, text: str) -> RunStatus:
     """The job is running."""
     if own is None:
         return replace(status, state=RunState.RUNNING, reason=text or "is starting")
     if own.end_unix_s is None:
-        return replace(status, state=RunState.RUNNING, reason=text)
+        reason = text or failure_of_ranks(run, own.attempt)
+        return replace(status, state=RunState.RUNNING, reason=reason)
     if own.reason in REQUEUED and status.state is RunState.INTERRUPTED:
         reason = f"{status.reason}; its job will start it again"
         return replace(status, state=RunState.RUNNING, reason=reason)

@@ -193,3 +193,14 @@ def test_decide_ignores_other_and_torn_verdicts(tmp_path):
         )
     RunFolder(tmp_path).verdict(1, 1).write_text('{"verd')
     assert lifecycle.decide(str(tmp_path), 1, 85) == "requeue"
+
+
+def test_a_host_that_comes_back_keeps_the_end(tmp_path):
+    """Slurm restarted the job elsewhere, and the next attempt recorded how the first one ended."""
+    elsewhere = lifecycle.holder() | {"host": "node7"}
+    lifecycle.begin(str(tmp_path), {"job_id": "5_0"}, elsewhere)
+    assert lifecycle.begin(str(tmp_path), {"job_id": "5_0"}) == 2
+    before = lifecycle.read_attempt(str(tmp_path), 1)
+    assert "Slurm restarted its job" in before["error"]
+    assert lifecycle.decide(str(tmp_path), 1, 137) == "fail"
+    assert lifecycle.read_attempt(str(tmp_path), 1) == before

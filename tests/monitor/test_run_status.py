@@ -1,5 +1,6 @@
 """The state of a run from its files and its newest job, and the rows that remain to submit."""
 
+import os
 import re
 
 import pytest
@@ -10,7 +11,7 @@ from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.follow_up import close_attempts, remaining_rows
 from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.monitor.run_status import StatusResolver, batch_log
-from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
 
 
@@ -71,6 +72,23 @@ def test_state_from_job_and_attempt(folder, word, began, state, reason):
     status = see(folder, answer(_5_0=word))
     assert (status.state, status.reason or "-", status.job_id) == (RunState(state), reason, "5_0")
     assert (status.end_reason == "oom") is word.startswith("OUT_OF_MEMORY")
+
+
+def test_a_hang_whose_job_still_runs_is_shown(folder):
+    """Nodes that cannot reach each other: their ranks have ended, and srun waits."""
+    submit(folder, {"5": range(4)})
+    run = attempt(folder, 0, "5_0")
+    running = answer(_5_0="RUNNING None")
+    run.metrics(1).write_text('{"step": 3}\n')
+    verdict = {"rank": 1, "step": 3, "unix_s": 1.0}
+    write_json(run.verdict(1, 1), verdict | {"verdict": "hang", "error": "rank 1 is stuck"})
+    assert see(folder, running).reason == ""  # it has written metrics within the last minute
+    os.utime(run.metrics(1), (1, 1))
+    status = see(folder, running)
+    assert status.state is RunState.RUNNING
+    assert status.reason == "hang: rank 1 is stuck; its job still runs"
+    write_json(run.verdict(1, 1), verdict | {"verdict": "stopping"})
+    assert see(folder, running).reason == ""
 
 
 @pytest.mark.parametrize("reason", ["launch failed requeued held", "launch_failed_requeued_held"])

@@ -78,6 +78,7 @@ PARSED = {  # beginning of a command -> why it is only parsed
     "furnace schema": "test_schema.py runs it",
     "make": "installs, or runs all tests: `make -n`",
     "slurm/devcluster": "the fixture `cluster` runs it",
+    "slurm/roots": "downloads a Debian release: test_roots.py checks its usage",
     "sbatch": "the file is there: test_slurm_templates.py",
     "hf": "needs a network",
     "tar": "needs 8 GB",

@@ -10,10 +10,10 @@ import psutil
 import pytest
 from slurm_cluster import DEVCLUSTER, Cluster, devcluster, start_cluster, wait_until
 
-PARTS = DEVCLUSTER.with_suffix(".bash")
+SCRIPTS = [DEVCLUSTER, *DEVCLUSTER.parent.glob("*.bash"), DEVCLUSTER.parent / "roots"]
 
 
-@pytest.mark.parametrize("path", [DEVCLUSTER, PARTS], ids=["devcluster", "devcluster.bash"])
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_bash_can_read_it(path: Path):
     done = subprocess.run(["bash", "-n", path], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
@@ -23,10 +23,9 @@ def test_help_lists_every_command_and_option():
     script = DEVCLUSTER.read_text()
     parse = script[script.index("\nparse()") : script.index("\ncheck_usage()")]
     commands = re.search(r"    (up \| .*)\)\n", script).group(1).split(" | ")
-    words = {"kill-node", "start-node", *commands, *re.findall(r"--[a-z][a-z-]+", parse)} - {
-        "--help"
-    }
-    assert {"up", "down", "--nodes", "--hide"} < words
+    commands += re.search(r"    (kill-node \| .*)\) \[ -n", script).group(1).split(" | ")
+    words = {*commands, *re.findall(r"--[a-z][a-z-]+", parse)} - {"--help"}
+    assert {"up", "down", "cut-node", "--nodes", "--hide", "--from"} < words
     for arguments in (["help"], ["--help"], ["-h"], ["up", "--help"]):
         done = devcluster(*arguments)
         assert (done.returncode, done.stderr) == (0, "")
@@ -56,6 +55,13 @@ def test_without_a_command_it_prints_the_help():
         ("down --nodes 3", "--nodes is not an option of down"),
         ("status node0", "status takes no 'node0'"),
         ("kill-node", "kill-node takes the name of a node, such as node0"),
+        ("cut-node", "cut-node takes the name of a node, such as node0"),
+        ("up --net apart", "--net takes shared or separate, got 'apart'"),
+        ("kill-node node0 --from node1", "--from is not an option of kill-node"),
+        ("cut-node node0 --loss 2%", "--delay and --loss are not options of cut-node"),
+        ("slow-node node0", "slow-node takes --delay, --loss or both"),
+        ("slow-node node0 --delay 50", "--delay takes a time such as 50ms, got '50'"),
+        ("slow-node node0 --loss 0.5", "--loss takes a share such as 2%, got '0.5'"),
     ],
 )
 def test_wrong_usage_is_one_error_line(tmp_path: Path, arguments: str, says: str):
@@ -113,6 +119,14 @@ def test_a_job_has_two_hosts_and_gpus(quiet: Cluster):
         "node0 0,1 127.0.0.1 node3",
         "node1 0,1 127.0.0.1 node3",
     ], done.stderr
+
+
+@pytest.mark.slurm
+def test_cuts_need_separate_networks(cluster: Cluster):
+    done = devcluster("cut-node", "node0", "--dir", str(cluster.folder))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the nodes share this machine's network" in done.stderr
+    assert "'devcluster up --net separate'" in done.stderr
 
 
 @pytest.mark.slurm

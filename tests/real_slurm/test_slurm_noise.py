@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from real_study import RealStudy
 from slurm_cluster import Cluster, wait_until
 from slurm_study import Study, shim
-from test_slurm_train import RealStudy
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 BANNER = r"CLUSTER: alpha\n\n*** job 5 of the news | 12 | RUNNING ***\n\377\n"

@@ -78,6 +78,21 @@ class Cluster:
         pid = int((self.folder / "run" / f"slurmd.{name}.pid").read_text().split()[0])
         return psutil.Process(pid).children(recursive=True)
 
+    def cut_node(self, name: str, other: str = "all") -> None:
+        """Lose all packets between a node and others. It needs `--net separate`."""
+        self._devcluster("cut-node", name, "--from", other)
+
+    def heal_node(self, name: str) -> None:
+        """End all cuts and delays of a node."""
+        self._devcluster("heal-node", name)
+
+    def slow_node(self, name: str, delay: str, loss: str) -> bool:
+        """Delay and lose a node's packets. False: this kernel cannot."""
+        words = ("slow-node", name, "--delay", delay, "--loss", loss, "--dir", str(self.folder))
+        done = devcluster(*words)
+        assert done.returncode == 0 or "this kernel cannot" in done.stderr, done.stderr
+        return done.returncode == 0
+
     def stop_controller(self) -> None:
         """Slurm's commands fail from now on. Running jobs continue."""
         self._devcluster("stop-controller")
