@@ -6,6 +6,7 @@ names that are made of parts, such as QOSMaxGRESPerUser, so rules explain them.
 
 import re
 from enum import StrEnum
+from functools import cache
 from typing import NamedTuple
 
 
@@ -99,7 +100,9 @@ REASONS = {
         "fix the profile",
     ),
     "BadConstraints": _never("no node can satisfy it", "fix the profile"),
-    "MaxMemPerLimit": _never("it asks for more memory per core than the site allows", "lower mem_gb"),
+    "MaxMemPerLimit": _never(
+        "it asks for more memory per core than the site allows", "lower mem_gb"
+    ),
     "DeadLine": _never("it cannot end before its deadline", "fix sbatch.deadline"),
     # accounts
     "InvalidAccount": _never("its account does not exist any more", _OTHER_ACCOUNT),
@@ -157,6 +160,7 @@ _LIMIT = re.compile(
 )
 
 
+@cache
 def explain(reason: str) -> Reason | None:
     """Explain a reason that squeue prints. None if it is not known.
 
@@ -188,7 +192,8 @@ def _explain_limit(found: re.Match[str]) -> Reason:
     if found["what"].startswith(("jobs", "submit")) or each in ("peruser", "peraccount"):
         return _alone(f"your jobs are at the {owner}'s limit of {what}")
     return _never(
-        f"it asks for more than the {owner}'s limit of {what} for one job", f"ask for less, or {fix}"
+        f"it asks for more than the {owner}'s limit of {what} for one job",
+        f"ask for less, or {fix}",
     )
 
 

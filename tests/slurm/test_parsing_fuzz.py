@@ -53,7 +53,7 @@ def test_queued_states_are_of_the_jobs_line(text):
     if BETWEEN not in text:
         return
     lines = [[part.strip() for part in line.split(BETWEEN)] for line in text.split("\n")]
-    whole_lines = [parts for parts in lines if len(parts) > 4]
+    whole_lines = [parts for parts in lines if len(parts) > 6]
     ids = [[p[0]] if p[1] == "N/A" else array_elements(f"{p[0]}_[{p[1]}]") for p in whole_lines]
     own = {
         (job_id, parts[2])

@@ -68,18 +68,16 @@ OWNED = {
     "wrap": _SETS_IT,
 }
 # Further long options of sbatch, Slurm 20.11 to 25.11. `sbatch --help` leaves out some of them.
-OTHERS = frozenset(
-    """
-    acctg-freq batch bb bbf begin cluster-constraint comment consolidate-segments container
-    container-id contiguous core-spec cores-per-socket cpu-freq cpus-per-gpu deadline delay-boot
-    distribution exclusive extra extra-node-info get-user-env gpu-bind gpu-freq gres gres-flags hint
-    hold ignore-pbs kill-on-invalid-dep licenses mail-type mail-user mcs-label mem-bind mem-per-cpu
-    mem-per-gpu mincpus network nice nodefile nodelist oom-kill-step overcommit oversubscribe power
-    prefer priority profile propagate reboot reservation resources segment sockets-per-node
-    spread-job spread-segments stepmgr switches thread-spec threads-per-core time-min tmp
-    tres-per-task use-min-nodes wait-all-nodes
-    """.split()
-)
+_OTHERS = """
+acctg-freq batch bb bbf begin cluster-constraint comment consolidate-segments container container-id
+contiguous core-spec cores-per-socket cpu-freq cpus-per-gpu deadline delay-boot distribution
+exclusive extra extra-node-info get-user-env gpu-bind gpu-freq gres gres-flags hint hold ignore-pbs
+kill-on-invalid-dep licenses mail-type mail-user mcs-label mem-bind mem-per-cpu mem-per-gpu mincpus
+network nice nodefile nodelist oom-kill-step overcommit oversubscribe power prefer priority profile
+propagate reboot reservation resources segment sockets-per-node spread-job spread-segments stepmgr
+switches thread-spec threads-per-core time-min tmp tres-per-task use-min-nodes wait-all-nodes
+"""
+OTHERS = frozenset(_OTHERS.split())
 # The flags of the runs that a follow-up job has too: one core for some seconds, in the same queue.
 OF_FOLLOW_UPS = ("comment", "mail-type", "mail-user", "mcs-label", "nice", "reservation")
 
@@ -145,7 +143,7 @@ SbatchFlags = Annotated[
 
 
 def merged(*sections: Mapping[str, str | bool | None]) -> tuple[Flag, ...]:
-    """Return the flags of all sections, sorted. Of one name the last counts, and null removes it."""
+    """Return the flags of all sections, sorted. The last one of a name counts. Null removes it."""
     values: dict[str, str | bool | None] = {}
     for section in sections:
         values |= section

@@ -36,6 +36,5 @@ class Resources(Config):
     )
     sbatch: SbatchFlags = Field(
         default={},
-        description="further flags of sbatch. A flag replaces that of the profile, and null removes "
-        "it",
+        description="further flags of sbatch. A flag replaces the profile's, and null removes it",
     )
