@@ -32,6 +32,7 @@ from furnace_hpc.diagnostics.profile_writer import (
     profile_of,
     write_profile,
 )
+from furnace_hpc.diagnostics.queue.start_times import start_section
 from furnace_hpc.diagnostics.report import (
     Section,
     as_json,
@@ -87,7 +88,8 @@ def main(
 
     Each line is ok, warn or fail. The exit code is 1 if a line is fail. It takes about half a
     minute, mostly for the start of torch, and changes nothing. A job checks the compute node. It
-    asks for at most five minutes, two cores and one GPU.
+    asks for at most five minutes, two cores and one GPU. With a profile, Slurm also says in which
+    partition and on how many nodes a run would start soonest.
     """
     replaces = force or replace_
     if write:
@@ -106,6 +108,9 @@ def main(
         _progress(shows_progress, "querying Slurm ...")
         facts = _query_slurm(profile, write, partition)
         sections.append(_slurm_section(facts, profile))
+        if facts and profile:
+            _progress(shows_progress, "asking Slurm when a run would start ...")
+            sections.append(start_section(facts, profile))
     elif not here_:
         sections.append(Section("Slurm", (ok("sbatch", NO_SLURM),)))
     suggested = _suggested(facts, write, partition) if facts and not profile else profile
