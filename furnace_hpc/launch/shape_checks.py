@@ -50,7 +50,7 @@ def note_dropped_variables() -> None:
         )
 
 
-def test_shapes(
+def try_shapes(
     shapes: Shapes, test: Callable[[Array], CommandResult]
 ) -> dict[Shape, CommandResult]:
     """Test one run of each shape, several at a time."""

@@ -34,7 +34,7 @@ from furnace_hpc.launch.shape_checks import (
     check_flag_names,
     find_refused,
     note_dropped_variables,
-    test_shapes,
+    try_shapes,
 )
 from furnace_hpc.launch.submission import read_scope, withdraw, write_submission
 from furnace_hpc.monitor.job_cache import JobCache
@@ -139,10 +139,10 @@ def batch_text(plan: Plan, array: Array, submission: Path) -> str:
     return text
 
 
-def test_plan(plan: Plan) -> dict[Shape, client.CommandResult]:
+def try_plan(plan: Plan) -> dict[Shape, client.CommandResult]:
     """Return the result of `sbatch --test-only` for each shape of a plan."""
     place = plan.folder.submissions.resolve() / "0"
-    return test_shapes(plan.shapes, lambda array: client.test_only(batch_text(plan, array, place)))
+    return try_shapes(plan.shapes, lambda array: client.test_only(batch_text(plan, array, place)))
 
 
 def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:
@@ -164,7 +164,7 @@ def _check_shapes(plan: Plan) -> None:
     """
     check_flag_names(plan.shapes)
     note_dropped_variables()
-    if problems := find_refused(plan.shapes, test_plan(plan), plan.profile):
+    if problems := find_refused(plan.shapes, try_plan(plan), plan.profile):
         raise ConfigError("\n".join(problems))
 
 

@@ -211,13 +211,13 @@ def print_batch_texts(plan: Plan) -> None:
         find_refused,
         note_dropped_variables,
     )
-    from furnace_hpc.launch.slurm_array import batch_text, test_plan
+    from furnace_hpc.launch.slurm_array import batch_text, try_plan
     from furnace_hpc.slurm.sbatch_errors import short
 
     check_flag_names(plan.shapes)
     note_dropped_variables()
     elsewhere = _other_cluster(plan.profile)
-    answers = test_plan(plan) if has_slurm() and not elsewhere else {}
+    answers = try_plan(plan) if has_slurm() and not elsewhere else {}
     limits = Limits(plan.profile.max_array_size or DEFAULT_MAX_ARRAY_SIZE)
     for array in next_wave(plan.shapes, limits):
         print(f"\n# --- batch script of the array of {counted(len(array.rows), 'run')} ---")
