@@ -90,12 +90,16 @@ JOBS = st.lists(
 )
 
 
+def _index(number: int | None) -> str:
+    return "N/A" if number is None else str(number)
+
+
 @pytest.mark.fuzz
 @given(JOBS, st.lists(ODD, max_size=3))
 def test_odd_job_names_mix_up_no_states(jobs, banners):
     between = separator()
     lines = [
-        between.join((str(base), "N/A" if index is None else str(index), word, "None", name))
+        between.join((str(base), _index(index), word, "None", "N/A", "a100", name))
         for base, index, word, name in jobs
     ]
     text = "\n".join([*banners, *lines])
