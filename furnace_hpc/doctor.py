@@ -88,8 +88,7 @@ def main(
 
     Each line is ok, warn or fail. The exit code is 1 if a line is fail. It takes about half a
     minute, mostly for the start of torch, and changes nothing. A job checks the compute node. It
-    asks for at most five minutes, two cores and one GPU. With a profile, Slurm also says in which
-    partition and on how many nodes a run would start soonest.
+    asks for at most five minutes, two cores and one GPU. It says where a run would start soonest.
     """
     replaces = force or replace_
     if write:
