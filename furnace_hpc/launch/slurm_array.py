@@ -61,14 +61,21 @@ def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
         ConfigError: sbatch refused a job (with its message), or a script cannot contain the path.
         UnavailableError: the controller is away, or its answer was lost.
     """
+    # the import takes 20 ms, which `--help` must not wait for
+    from concurrent.futures import ThreadPoolExecutor
+
     check_path(plan.folder.path.resolve())
-    _check_shapes(plan)
-    limits = site_limits(plan.profile, live_jobs)
-    if not next_wave(plan.shapes, limits):
-        raise ConfigError(f"{LIMIT_REACHED}, and submit again")
-    submission = prepare(plan)
+    check_flag_names(plan.shapes)
+    note_dropped_variables()
+    with ThreadPoolExecutor(1) as aside:  # the test takes as long as an sbatch
+        answers = aside.submit(try_plan, plan)
+        limits = site_limits(plan.profile, live_jobs)
+        if not next_wave(plan.shapes, limits):
+            raise ConfigError(f"{LIMIT_REACHED}, and submit again")
+        submission = prepare(plan)
     grid = plan.folder.path.name
     try:
+        _check_accepted(plan, answers.result())
         return submit_wave(submission, plan.profile, grid, plan.shapes, limits, plan.exclude)
     except UnavailableError:
         raise  # the job may exist: the journal must stay
@@ -156,15 +163,13 @@ def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:
     return Limits(size, most - live_jobs - int(profile.follow_up))
 
 
-def _check_shapes(plan: Plan) -> None:
+def _check_accepted(plan: Plan, answers: Mapping[Shape, client.CommandResult]) -> None:
     """Raise ConfigError if a job of the plan would wait forever, or be refused.
 
     sbatch accepts or refuses an array as a whole. With several arrays, the second could be refused
-    when the first is already submitted. So they are tested before.
+    when the first is already submitted. So all are tested before.
     """
-    check_flag_names(plan.shapes)
-    note_dropped_variables()
-    if problems := find_refused(plan.shapes, try_plan(plan), plan.profile):
+    if problems := find_refused(plan.shapes, answers, plan.profile):
         raise ConfigError("\n".join(problems))
 
 

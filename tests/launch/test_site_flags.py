@@ -101,7 +101,7 @@ def test_follow_up_jobs_have_few_flags(tmp_path):
 def test_prepare_prints_words_of_a_shell():
     profile = ClusterProfile.model_validate(FULL | {"sbatch": SITE})
     flags_of_site = tuple(sorted((name, "" if v is True else v) for name, v in SITE.items()))
-    words = sbatch_flags(profile, Shape(2, 4, 60, None, flags_of_site))
+    words = sbatch_flags(profile, Shape(2, 4, 60, None, sbatch=flags_of_site))
     assert {"--exclusive", "--gres=nvme:1", "--mail-type=FAIL", "--wckey=key"} <= set(words)
     assert shlex.split(" ".join(words)).count("--comment=it's #1; $(reboot)") == 1
     assert "--constraint=a100&ib" in shlex.split(" ".join(words))
@@ -118,13 +118,13 @@ def test_prepare_prints_flags_of_the_grid(tmp_path):
 
 
 def test_an_unknown_flag_is_compared_with_sbatch(monkeypatch):
-    shapes = [Shape(1, 1, 60, None, (("reservatoin", "x"),))]
+    shapes = [Shape(1, 1, 60, None, sbatch=(("reservatoin", "x"),))]
     options = frozenset({"site-flag", "account"})
     monkeypatch.setattr(shape_checks.client, "sbatch_options", lambda: options)
     monkeypatch.setattr(shape_checks.client, "has_slurm", lambda: True)
     with pytest.raises(ConfigError, match=r"no option --reservatoin; did you mean 'reservation'\?"):
         check_flag_names(shapes)
-    check_flag_names([Shape(1, 1, 60, None, (("site-flag", "x"), ("hint", "y")))])
+    check_flag_names([Shape(1, 1, 60, None, sbatch=(("site-flag", "x"), ("hint", "y")))])
     monkeypatch.setattr(shape_checks.client, "has_slurm", lambda: False)
     check_flag_names(shapes)
 
@@ -151,7 +151,7 @@ def test_every_shape_is_tested_once_before_sbatch(tmp_path, monkeypatch, rows):
     slurm = Slurm(monkeypatch, refuses)
     profile = ClusterProfile.model_validate(FULL)
     variants = {"base": {}, "full": {"loss.alpha": 0.5} | rows}
-    plan = planned(tmp_path, grid(variants=variants), profile, snapshot="abc")
+    plan = planned(tmp_path, grid(variants=variants), profile)
     with pytest.raises(ConfigError) as caught:
         slurm_array.submit_plan(plan, 0)
     assert caught.value.exit_code == 2

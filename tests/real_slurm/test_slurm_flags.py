@@ -36,8 +36,12 @@ def test_slurm_gets_the_flags_as_written(quiet: Cluster, tmp_path: Path):
     """Flags of profile and grid reach the jobs. A held job says how to release it."""
     study = Study(quiet, tmp_path, seeds=2, profile={"sbatch": HELD})
     study.write({"sbatch": HELD}, resources={"sbatch": {"nice": 7, "exclusive": None}})
-    said = study.submitted(SBATCH_ACCOUNT="other", SBATCH_PARTITION="nowhere")
-    assert "--comment=it's #1; $(touch hacked) %j --hold --nice=7" in said
+    done = study.submit(SBATCH_ACCOUNT="other", SBATCH_PARTITION="nowhere")
+    assert done.returncode == 0, done.stderr
+    assert "--comment=it's #1; $(touch hacked) %j --hold --nice=7" in done.stdout
+    assert done.stderr.splitlines() == [
+        "jobs do not get SBATCH_ACCOUNT, SBATCH_PARTITION: set keys of the cluster profile instead"
+    ]
     jobs = ids(study)
     array, follow_up = show(study, jobs["array"]), show(study, jobs["follow-up"])
     assert array["Comment"] == follow_up["Comment"] == HELD["comment"]

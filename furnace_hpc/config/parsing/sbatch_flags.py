@@ -132,10 +132,11 @@ def _is_gpu(item: str) -> bool:
     return name.partition(":")[0].partition("=")[0] == "gpu"
 
 
+_Written = str | int | bool | list[str | int] | None  # as in YAML, for editors
 SbatchFlags = Annotated[
     dict[
         Annotated[str, BeforeValidator(_flag_name)],
-        Annotated[str | bool | None, BeforeValidator(_flag_value)],
+        Annotated[str | bool | None, BeforeValidator(_flag_value, json_schema_input_type=_Written)],
     ],
     Field(max_length=MAX_FLAGS),
     AfterValidator(_check_flags),
