@@ -11,8 +11,8 @@ _STARTS = re.compile(
     r"Job [0-9]+ to start at (?P<start>[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8})(?: on cluster \S+)?"
     r" using [0-9]+ processors on (?:nodes )?(?P<nodes>\S+)(?: in partition (?P<partition>\S+))?"
 )
-# Slurm cannot start the job now. It takes the job, which waits until this has passed.
-_PASSES = re.compile(
+# Temporary states: sbatch accepts the job, and it waits.
+_TEMPORARY = re.compile(
     r"nodes are busy|node not available|partition not available|reservation not usable now|"
     r"reservation is in use|resources currently not available|held state|dependency problem",
     re.IGNORECASE,
@@ -47,7 +47,7 @@ def refusal(answer: CommandResult, partition: str | None) -> str:
     words = short(answer.error)
     if answer.ok or read_estimate(words) or is_away(words) or is_doubtful(words):
         return ""
-    if _PASSES.search(words):
+    if _TEMPORARY.search(words):
         return ""
     if _PARTITION in words and not client.is_partition_up(partition):
         return ""

@@ -58,7 +58,9 @@ def test_status_says_why_a_run_waits(folder, monkeypatch):
     assert "waits (PartitionConfig: it asks for what no node" in found[RUNS[1]].status.reason
     assert found[RUNS[1]].waiting.starts == "never"
     assert [found[run].waiting.needs_action for run in RUNS[:4]] == [False, True, True, False]
-    assert summary(lines, known).endswith("2 runs will not start without you: see the reason")
+    assert summary(lines, known).endswith(
+        "2 runs cannot start without an action of yours: see the reason"
+    )
     assert calls == ["squeue"]
 
 

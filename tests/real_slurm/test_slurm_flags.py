@@ -55,7 +55,7 @@ def test_slurm_gets_the_flags_as_written(quiet: Cluster, tmp_path: Path):
         assert "waits (JobHeldUser: it is held; run `scontrol release JOB`" in run["reason"]
         assert run["waiting"]["starts"] == "after an action of yours"
     shown = study.furnace("status", "--grid", "study").stdout
-    assert "2 runs will not start without you: see the reason" in shown
+    assert "2 runs cannot start without an action of yours: see the reason" in shown
     # status right after cancel: not the answer of before
     assert "cancelled 3 jobs" in study.furnace("cancel", "--grid", "study").stdout
     done = study.furnace("status", "--grid", "study", "--json")
