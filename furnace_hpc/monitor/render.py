@@ -85,11 +85,9 @@ def summary(lines: Sequence[StatusLine], job_cache: JobCache) -> str:
 def _stuck(lines: Sequence[StatusLine]) -> str:
     """How many runs do not start without an action of the user."""
     count = sum(line.waiting is not None and line.waiting.needs_action for line in lines)
-    return (
-        f"; {counted(count, 'run')} cannot start without an action of yours: see the reason"
-        if count
-        else ""
-    )
+    if not count:
+        return ""
+    return f"; {counted(count, 'run')} cannot start without an action of yours: see the reason"
 
 
 def _tuning(lines: Sequence[StatusLine]) -> str:

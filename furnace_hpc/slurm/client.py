@@ -187,7 +187,10 @@ def sbatch_options() -> frozenset[str]:
 
 
 def is_partition_up(partition: str | None) -> bool:
-    """Whether one of these partitions (None: the default one) starts jobs, or Slurm does not answer."""
+    """Whether one of these partitions (None: the default one) starts jobs.
+
+    It is also true if Slurm does not answer.
+    """
     chosen = [f"--partition={partition}"] if partition else []
     answer = _run("sinfo", "--noheader", "--format=%P|%a", *chosen)
     rows = read_table(answer.text, (PLAIN, r"[a-z]+")).rows if answer.ok else []

@@ -92,7 +92,7 @@ def test_states_of_partitions(tmp_path, monkeypatch):
     (tmp_path / "sinfo").write_text("#!/bin/sh\necho 'a40|down'\necho 'b|inact'\n")
     assert not client.is_partition_up("a40,b")
     (tmp_path / "sinfo").write_text("#!/bin/sh\nexit 1\n")
-    assert client.is_partition_up("a40")  # Slurm is silent
+    assert client.is_partition_up("a40")  # Slurm does not answer
 
 
 def test_options_of_sbatch(tmp_path, monkeypatch):
