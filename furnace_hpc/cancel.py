@@ -12,6 +12,7 @@ from furnace_hpc.console.options import RunsRoot, SubmittedGrid, Variants
 from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.submission import grid_lock, read_holder, recover_pending_submissions
+from furnace_hpc.monitor.job_cache import expire_job_cache
 from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import SCOPE, submissions
@@ -77,6 +78,7 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
         jobs = _jobs_of(folder, chosen, whole)
         if jobs:
             client.cancel(named(jobs, whole))
+            expire_job_cache(folder)
     return jobs
 
 

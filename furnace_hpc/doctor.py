@@ -32,6 +32,7 @@ from furnace_hpc.diagnostics.profile_writer import (
     profile_of,
     write_profile,
 )
+from furnace_hpc.diagnostics.queue.start_times import start_section
 from furnace_hpc.diagnostics.report import (
     Section,
     as_json,
@@ -87,7 +88,7 @@ def main(
 
     Each line is ok, warn or fail. The exit code is 1 if a line is fail. It takes about half a
     minute, mostly for the start of torch, and changes nothing. A job checks the compute node. It
-    asks for at most five minutes, two cores and one GPU.
+    asks for at most five minutes, two cores and one GPU. It says where a run would start soonest.
     """
     replaces = force or replace_
     if write:
@@ -105,7 +106,7 @@ def main(
     if on_slurm:
         _progress(shows_progress, "querying Slurm ...")
         facts = _query_slurm(profile, write, partition)
-        sections.append(_slurm_section(facts, profile))
+        sections += _slurm_sections(facts, profile)
     elif not here_:
         sections.append(Section("Slurm", (ok("sbatch", NO_SLURM),)))
     suggested = _suggested(facts, write, partition) if facts and not profile else profile
@@ -192,11 +193,12 @@ def _query_slurm(profile: ClusterProfile | None, write: str, partition: str) -> 
     return replace(facts, gpu_flags=try_gpu_flags(names, first.gpus, first.gpu_type, account))
 
 
-def _slurm_section(facts: SlurmFacts | None, profile: ClusterProfile | None) -> Section:
+def _slurm_sections(facts: SlurmFacts | None, profile: ClusterProfile | None) -> list[Section]:
     if facts is None:
         hint = "use a login node, or try again: `scontrol ping`"
-        return Section("Slurm", (fail("controller", "does not answer", hint),))
-    return run_checks("Slurm", *slurm.slurm_checks(facts, profile))
+        return [Section("Slurm", (fail("controller", "does not answer", hint),))]
+    settings = run_checks("Slurm", *slurm.slurm_checks(facts, profile))
+    return [settings, start_section(facts, profile)] if profile else [settings]
 
 
 def _suggested(facts: SlurmFacts, write: str, partition: str) -> ClusterProfile | None:

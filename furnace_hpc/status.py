@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from furnace_hpc.cli import run_command
+from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.console.options import RunsRoot, SubmittedGrid
 from furnace_hpc.monitor.grid_status import StatusLine, continues, overview
 from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.monitor.logs import print_logs
+from furnace_hpc.monitor.queue_place import with_places
 from furnace_hpc.monitor.render import picture, plain, summary
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import RunState
@@ -39,6 +41,12 @@ def main(
         str, typer.Option(help="print the logs of this run (the beginning of its name is enough)")
     ] = "",
     lines: Annotated[int, typer.Option(min=1, help="with --logs: last lines of each log")] = 40,
+    queue: Annotated[
+        bool,
+        typer.Option(
+            "--queue", help="also show the place of waiting runs in the queue (one squeue)"
+        ),
+    ] = False,
     json_: Annotated[
         bool, typer.Option("--json", help="print a JSON list with one object per run")
     ] = False,
@@ -48,14 +56,16 @@ def main(
 
     The data comes from the runs' files, and from one squeue and at most one sacct for the whole
     grid. Commands within ten seconds share that answer. Slurm is not queried if all runs are done,
-    or none was submitted to it. On a terminal the lines fit its width. In a file or a pipe they are
-    complete.
+    or none was submitted to it. A waiting run shows why it waits, and when Slurm expects it to
+    start. On a terminal the lines fit its width. In a file or a pipe they are complete.
     """
     folder = find_submitted(grid, runs_root(runs_dir))
+    if queue and watch_:
+        raise ConfigError("--queue asks Slurm each time, so it does not go with --watch. Omit one")
     if logs:
         print_logs(folder, logs, lines)
     elif json_:
-        print(json.dumps([row.as_json() for row in overview(folder)[0]], indent=2))
+        print(json.dumps([row.as_json() for row in _overview(folder, queue)[0]], indent=2))
     elif watch_:
         # as Ctrl-C, so that the terminal is restored
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -64,7 +74,18 @@ def main(
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
     else:
-        _show(*overview(folder))
+        _show(*_overview(folder, queue))
+
+
+def _overview(folder: GridFolder, with_queue: bool) -> tuple[list[StatusLine], JobCache]:
+    """List the runs, with the place of waiting ones in the queue if that is wanted."""
+    lines, job_cache = overview(folder)
+    if with_queue:
+        try:
+            lines = with_places(lines, job_cache)
+        except UnavailableError as error:
+            print(f"no places in the queue: {error}", file=sys.stderr)
+    return lines, job_cache
 
 
 def watch(folder: GridFolder) -> None:

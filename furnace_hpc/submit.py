@@ -316,8 +316,10 @@ def recover_stalled(folder: GridFolder, resolver: StatusResolver) -> None:
         return
     from furnace_hpc.launch import slurm_array
     from furnace_hpc.monitor.held_jobs import release_held
+    from furnace_hpc.monitor.job_cache import expire_job_cache
 
-    released = release_held(resolver.job_cache)
+    if released := release_held(resolver.job_cache):
+        expire_job_cache(folder)
     followed = slurm_array.submit_missing_follow_ups(folder, resolver.job_cache)
     for line in (*released, *followed):
         print(line)

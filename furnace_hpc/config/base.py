@@ -47,7 +47,7 @@ def _one_list(value: Any) -> Any:
     return value
 
 
-OneList = BeforeValidator(_one_list)
+OneList = BeforeValidator(_one_list, json_schema_input_type=str | list[str])
 Partitions = Annotated[
     str, OneList, Field(pattern=rf"{NAME_PATTERN[:-1]}(,{NAME_PATTERN[1:-1]})*$")
 ]

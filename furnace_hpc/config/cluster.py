@@ -15,6 +15,7 @@ from furnace_hpc.config.parsing.lookup import (
     read_with_source,
 )
 from furnace_hpc.config.parsing.plural import counted
+from furnace_hpc.config.parsing.sbatch_flags import SbatchFlags
 from furnace_hpc.config.parsing.validation import validate
 from furnace_hpc.config.sections.resources import Resources
 from furnace_hpc.config.train_config import TrainConfig
@@ -63,14 +64,14 @@ class ClusterProfile(Config):
     )
     gpu_type: GpuType | None = Field(default=None, description="type of GPU, as in gpu:a100:4")
     partition: Annotated[Line, OneList] | None = Field(
-        default=None, description="partition(s), comma-separated"
+        default=None, description="partition, or several (a list, or comma-separated)"
     )
     account: Line | None = Field(default=None, description="account to charge")
     qos: Line | None = Field(default=None, description="quality of service")
     constraint: Line | None = Field(default=None, description="features that nodes must have")
     cpus_per_task: int | None = Field(default=None, ge=1, description="cores of each rank")
     mem_gb: int | None = Field(
-        default=None, ge=1, description="memory of each node in Slurm's GB (1,024 MB)"
+        default=None, ge=0, description="memory of each node in Slurm's GB (1,024 MB). 0: all of it"
     )
     wckey: Line | None = Field(default=None, description="workload key, if the site requires one")
     signal_delay_s: int = Field(
@@ -124,7 +125,9 @@ class ClusterProfile(Config):
         description="shell lines that run on the first node of each job, such as module load. If "
         "one fails, the job ends",
     )
-    srun_args: tuple[Line, ...] = Field(default=(), description="additional arguments of srun")
+    srun_args: tuple[Line, ...] = Field(
+        default=(), description="additional arguments of srun, such as --mpi=pmix"
+    )
     network_interface: Name | None = Field(
         default=None, description="network interface of gloo and NCCL [they choose]"
     )
@@ -132,6 +135,10 @@ class ClusterProfile(Config):
         default=None,
         description="folder on each node's own disk, such as $TMPDIR of the node. Packed data are "
         "copied there once per node [they are read in place]",
+    )
+    sbatch: SbatchFlags = Field(
+        default={},
+        description="further flags of sbatch, such as `{reservation: x, exclusive: true}`",
     )
 
     def gpus(self, nodes: int, processes_per_node: int) -> int:

@@ -2,11 +2,13 @@
 
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.sbatch_flags import OF_FOLLOW_UPS, Flag, as_words
 from furnace_hpc.host import access
 from furnace_hpc.host.access import GROUP_ACCESS
 from furnace_hpc.host.batch import EXIT_DONE_ALREADY
@@ -71,16 +73,26 @@ def array_parameters(
             *_begin(profile, submission, array.base, code),
         ],
         "teardown": _decide(submission, code),
-        "additional_parameters": {"array": f"{ranges(array.indices)}%{parallel}", "requeue": True},
+        "additional_parameters": {
+            **_further_flags(profile, shape),
+            "array": f"{ranges(array.indices)}%{parallel}",
+            "requeue": True,
+        },
     }
 
 
 def follow_up_parameters(
-    profile: ClusterProfile, name: str, after: list[str], submission: Path, code: Path
+    profile: ClusterProfile,
+    name: str,
+    after: list[str],
+    submission: Path,
+    code: Path,
+    flags: Iterable[Flag] = (),
 ) -> dict[str, Any]:
     """Return submitit's parameters of a follow-up job.
 
-    It has one small task, and starts when all elements of the jobs `after` have ended.
+    It has one small task, and starts when all elements of the jobs `after` have ended. Of the
+    further flags of the runs (`flags`) it gets those that suit it.
     """
     return {
         **_common(profile, name, FOLLOW_UP_MIN),
@@ -95,23 +107,42 @@ def follow_up_parameters(
             *_check_files(submission, code),
             _import_from(shlex.quote(str(code))),
         ],
-        "additional_parameters": {"requeue": True},
+        "additional_parameters": {**_of_follow_up(profile, flags), "requeue": True},
     }
+
+
+def _of_follow_up(profile: ClusterProfile, flags: Iterable[Flag]) -> dict[str, str | bool]:
+    """Return the flags of the runs that their follow-up job has too.
+
+    A reservation holds nodes, and those may not be in a partition of its own.
+    """
+    found = {name: value or True for name, value in flags if name in OF_FOLLOW_UPS}
+    if profile.follow_up_partition:
+        found.pop("reservation", None)
+    return found
 
 
 def sbatch_flags(profile: ClusterProfile, shape: Shape) -> list[str]:
     """Return what a job of this shape asks for as flags of sbatch, for a submission by hand."""
     flags = {
         **_optional(
-            partition=shape.partition or profile.partition, account=profile.account, qos=profile.qos
+            partition=shape.partition or profile.partition,
+            account=profile.account,
+            qos=profile.qos,
+            constraint=profile.constraint,
+            wckey=profile.wckey,
         ),
         "nodes": shape.nodes,
         "ntasks_per_node": shape.processes_per_node,
         **_cpus_and_memory(profile),
         **_gpus(profile, shape),
         "time": shape.timeout_min,
+        **_further_flags(profile, shape),
     }
-    return [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    named = (
+        (name.replace("_", "-"), "" if value is True else value) for name, value in flags.items()
+    )
+    return [shlex.quote(word) for word in as_words(named)]
 
 
 def rank_command(profile: ClusterProfile, code: Path) -> str:
@@ -148,7 +179,7 @@ def _optional(**values: Any) -> dict[str, Any]:
 
 
 def _cpus_and_memory(profile: ClusterProfile) -> dict[str, Any]:
-    memory = f"{profile.mem_gb}GB" if profile.mem_gb else None
+    memory = f"{profile.mem_gb}GB" if profile.mem_gb is not None else None
     return _optional(cpus_per_task=profile.cpus_per_task, mem=memory)
 
 
@@ -164,6 +195,15 @@ def _gpus(profile: ClusterProfile, shape: Shape) -> dict[str, Any]:
     if profile.gpu_flag == "gres":
         return {"gres": f"gpu:{wanted}"}
     return {profile.gpu_flag: wanted}
+
+
+def _further_flags(profile: ClusterProfile, shape: Shape) -> dict[str, str | bool]:
+    """Return the flags that have no key. --gres has the GPUs too if the site requests them so."""
+    flags: dict[str, str | bool] = {name: value or True for name, value in shape.sbatch}
+    gpus = _gpus(profile, shape).get("gres")
+    if gpus and "gres" in flags:
+        flags["gres"] = f"{gpus},{flags['gres']}"
+    return flags
 
 
 def _srun_args(profile: ClusterProfile) -> list[str]:

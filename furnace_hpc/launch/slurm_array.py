@@ -19,6 +19,7 @@ from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.config.parsing.plural import counted, is_are
+from furnace_hpc.config.parsing.sbatch_flags import Flag
 from furnace_hpc.launch.arrays import DEFAULT_MAX_ARRAY_SIZE, Array, Limits, next_wave
 from furnace_hpc.launch.batch_script import (
     array_parameters,
@@ -29,6 +30,12 @@ from furnace_hpc.launch.batch_script import (
 from furnace_hpc.launch.follow_up import read_profile
 from furnace_hpc.launch.planning.plan import Plan, Shape
 from furnace_hpc.launch.rank_main import run_task
+from furnace_hpc.launch.shape_checks import (
+    check_flag_names,
+    find_refused,
+    note_dropped_variables,
+    try_shapes,
+)
 from furnace_hpc.launch.submission import read_scope, withdraw, write_submission
 from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.runs.folder import GridFolder
@@ -54,14 +61,21 @@ def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
         ConfigError: sbatch refused a job (with its message), or a script cannot contain the path.
         UnavailableError: the controller is away, or its answer was lost.
     """
+    # the import takes 20 ms, which `--help` must not wait for
+    from concurrent.futures import ThreadPoolExecutor
+
     check_path(plan.folder.path.resolve())
-    _check_shapes(plan)
-    limits = site_limits(plan.profile, live_jobs)
-    if not next_wave(plan.shapes, limits):
-        raise ConfigError(f"{LIMIT_REACHED}, and submit again")
-    submission = prepare(plan)
+    check_flag_names(plan.shapes)
+    note_dropped_variables()
+    with ThreadPoolExecutor(1) as aside:  # the test takes as long as an sbatch
+        answers = aside.submit(try_plan, plan)
+        limits = site_limits(plan.profile, live_jobs)
+        if not next_wave(plan.shapes, limits):
+            raise ConfigError(f"{LIMIT_REACHED}, and submit again")
+        submission = prepare(plan)
     grid = plan.folder.path.name
     try:
+        _check_accepted(plan, answers.result())
         return submit_wave(submission, plan.profile, grid, plan.shapes, limits, plan.exclude)
     except UnavailableError:
         raise  # the job may exist: the journal must stay
@@ -132,10 +146,10 @@ def batch_text(plan: Plan, array: Array, submission: Path) -> str:
     return text
 
 
-def test_array(plan: Plan, array: Array) -> client.CommandResult:
-    """Return the result of `sbatch --test-only` for an array."""
-    with environment_of_jobs():
-        return client.test_only(batch_text(plan, array, plan.folder.submissions.resolve() / "0"))
+def try_plan(plan: Plan) -> dict[Shape, client.CommandResult]:
+    """Return the result of `sbatch --test-only` for each shape of a plan."""
+    place = plan.folder.submissions.resolve() / "0"
+    return try_shapes(plan.shapes, lambda array: client.test_only(batch_text(plan, array, place)))
 
 
 def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:
@@ -149,37 +163,14 @@ def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:
     return Limits(size, most - live_jobs - int(profile.follow_up))
 
 
-def _check_shapes(plan: Plan) -> None:
+def _check_accepted(plan: Plan, answers: Mapping[Shape, client.CommandResult]) -> None:
     """Raise ConfigError if a job of the plan would wait forever, or be refused.
 
     sbatch accepts or refuses an array as a whole. With several arrays, the second could be refused
-    when the first is already submitted. So they are tested before.
+    when the first is already submitted. So all are tested before.
     """
-    for shape in plan.shapes:
-        _check_time(shape, plan.profile)
-    if len(plan.shapes) > 1:
-        for shape, rows in plan.shapes.items():
-            _check_accepted(plan, shape, rows)
-
-
-def _check_time(shape: Shape, profile: ClusterProfile) -> None:
-    partition = shape.partition or profile.partition
-    longest = client.longest_min(partition)
-    if longest and shape.timeout_min > longest:
-        name = f"partition {partition}" if partition else "the default partition"
-        raise ConfigError(
-            f"resources.timeout_min {shape.timeout_min} is more than {name} allows ({longest}): "
-            f"such a job would never start. Use at most {longest}; runs resume after a requeue"
-        )
-
-
-def _check_accepted(plan: Plan, shape: Shape, rows: list[int]) -> None:
-    answer = test_array(plan, Array(shape, rows[0], (rows[0],)))
-    if not answer.ok and not is_away(answer.error) and not is_doubtful(answer.error):
-        words = short(answer.error)
-        raise ConfigError(
-            f"sbatch would refuse {counted(len(rows), 'run')} of {shape}: {words}: {hint(words)}"
-        )
+    if problems := find_refused(plan.shapes, answers, plan.profile):
+        raise ConfigError("\n".join(problems))
 
 
 def _submit_array(
@@ -205,7 +196,9 @@ def _submit_follow_up(
     _note_intent(submission, name, "follow-up", 0, [])
     python = shlex.quote(profile.python or sys.executable)
     command = f"{python} -m furnace_hpc.follow_up {shlex.quote(str(submission.path))}"
-    parameters = follow_up_parameters(profile, name, after, submission.path, submission.code)
+    parameters = follow_up_parameters(
+        profile, name, after, submission.path, submission.code, _shared_flags(submission)
+    )
     rest = f"submits the {counted(left, 'run')} left, " if left else ""
     if read_scope(submission):
         rest += "submits the runs that follow these, "
@@ -219,6 +212,12 @@ def _submit_follow_up(
             f"retries interrupted runs"
         )
     return f"submitted job {job_id}, which {rest}retries interrupted runs, and makes the table"
+
+
+def _shared_flags(submission: Submission) -> set[Flag]:
+    """Return the further sbatch flags that all jobs of a submission have."""
+    shapes = {Shape.read(row.shape) for row in submission.rows if row.to_do}
+    return set.intersection(*(set(shape.sbatch) for shape in shapes)) if shapes else set()
 
 
 def _arrays_without_follow_up(submission: Submission, job_cache: JobCache) -> list[str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.regular_file import read_regular_text
@@ -17,9 +17,23 @@ from furnace_hpc.runs.records.metrics import last_record
 from furnace_hpc.runs.records.result import read_result
 from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.slurm.job_states import Phase, meaning
+from furnace_hpc.slurm.reasons import Starts, explain
 
 _Length = tuple[int, float | None]  # steps and epochs
 ALIVE = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN)
+
+
+class Waiting(NamedTuple):
+    """Why a job waits."""
+
+    reason: str  # Slurm's word
+    starts: str  # whether it starts: a value of `Starts`; empty if that is not known
+    expected_start: str  # local time; empty if Slurm names none
+
+    @property
+    def needs_action(self) -> bool:
+        """Whether the job does not start without an action of the user."""
+        return self.starts in (Starts.ACTION, Starts.NEVER)
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,7 @@ class StatusLine:
     mfu: float | None = None
     data_wait: float | None = None  # share of the time of a step
     epochs: float | None = None  # of a run whose length is given in epochs
+    waiting: Waiting | None = None  # of a run whose job waits in Slurm's queue
 
     @property
     def run_id(self) -> str:
@@ -52,8 +67,10 @@ class StatusLine:
             loss = str(loss)  # JSON has no NaN
         if status.attempt:
             log = str(self.folder.log(status.attempt, 0))
-        epochs = {"epochs": self.epochs} if self.epochs is not None else {}
-        return epochs | {
+        known = {"epochs": self.epochs} if self.epochs is not None else {}
+        if self.waiting:
+            known["waiting"] = self.waiting._asdict()
+        return known | {
             "run": self.run_id,
             "state": status.state.value,
             "attempt": status.attempt,
@@ -81,7 +98,19 @@ def overview(folder: GridFolder) -> tuple[list[StatusLine], JobCache]:
     newest, others = _runs(folder)
     lines = [line_of(run, resolver(run), *length) for run, length in newest.items()]
     rest = [line_of(run, resolver(run), *length) for run, length in others.items()]
-    return lines + [line for line in rest if line.status.state in ALIVE], resolver.job_cache
+    lines += [line for line in rest if line.status.state in ALIVE]
+    return [_with_wait(line, resolver.job_cache) for line in lines], resolver.job_cache
+
+
+def _with_wait(line: StatusLine, job_cache: JobCache) -> StatusLine:
+    job = job_cache.queued.get(line.status.job_id)
+    if job is None or line.status.state is not RunState.QUEUED:
+        return line
+    if meaning(job.word).phase is not Phase.WAITING:
+        return line
+    known = explain(job.reason)
+    starts = known.starts.value if known else ""
+    return replace(line, waiting=Waiting(job.reason, starts, job.start))
 
 
 def continues(folder: GridFolder, job_cache: JobCache) -> bool:

@@ -130,6 +130,11 @@ def read_job_cache(folder: GridFolder, needs_answer: bool = False) -> JobCache:
         return now
 
 
+def expire_job_cache(folder: GridFolder) -> None:
+    """Let the next command query Slurm, because this one has changed the state of jobs."""
+    _write(folder, replace(_read(folder), asked_unix_s=0.0, failures=0))
+
+
 def _is_settled(job_id: str, job: ExpectedJob, known: JobCache) -> bool:
     """Whether no answer about the job can change the status of a run."""
     if job.run:

@@ -72,7 +72,7 @@ def plain(lines: Sequence[StatusLine], job_cache: JobCache) -> list[str]:
 
 def summary(lines: Sequence[StatusLine], job_cache: JobCache) -> str:
     """Count the runs in each state, and report if Slurm does not answer."""
-    text = f"{counted(len(lines), 'run')}: {_counts(lines)}{_tuning(lines)}"
+    text = f"{counted(len(lines), 'run')}: {_counts(lines)}{_tuning(lines)}{_stuck(lines)}"
     if not job_cache.failures:
         return text
     since = "never"
@@ -80,6 +80,14 @@ def summary(lines: Sequence[StatusLine], job_cache: JobCache) -> str:
         since = f"{time.time() - job_cache.answered_unix_s:,.0f} s ago"
     hint = job_cache.error.removeprefix(job_cache.problem)
     return f"{text}. {job_cache.problem} (last answer: {since}){hint}"
+
+
+def _stuck(lines: Sequence[StatusLine]) -> str:
+    """How many runs do not start without an action of the user."""
+    count = sum(line.waiting is not None and line.waiting.needs_action for line in lines)
+    if not count:
+        return ""
+    return f"; {counted(count, 'run')} cannot start without an action of yours: see the reason"
 
 
 def _tuning(lines: Sequence[StatusLine]) -> str:

@@ -148,6 +148,8 @@ def _by_job(
     if means.phase is Phase.WAITING:
         state = RunState.QUEUED
         reason = f"job {job.job_id} {means.text}{explain_waiting(job.word, job.reason)}"
+        if job.start:
+            reason += f"; Slurm expects its start at {job.start.replace('T', ' ')[:-3]}"
     return replace(status, state=state, reason=reason)
 
 

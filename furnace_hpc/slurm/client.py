@@ -6,6 +6,7 @@ empty output.
 
 import os
 import pwd
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -19,11 +20,13 @@ from furnace_hpc.slurm.parsing import (
     PLAIN,
     TIME_LIMIT,
     Job,
+    PendingJob,
     array_id,
     parse_count,
     parse_minutes,
     read_accounting,
     read_config,
+    read_pending,
     read_queue,
     read_table,
     separator,
@@ -78,9 +81,21 @@ def queue(users: Iterable[str] = ()) -> list[Job]:
     # With --user the controller sends the jobs of these users alone. With --jobs it sends all jobs.
     names = ",".join(sorted(set(users))) or user_name()
     between = separator()
-    fields = between.join(("%F", "%K", "%T", "%r", "%j"))
+    fields = between.join(("%F", "%K", "%T", "%r", "%S", "%P", "%j"))
     options = ("--noheader", "--array", "--states=all", f"--user={names}", f"--format={fields}")
     return read_queue(run_checked("squeue", *options), between)
+
+
+def pending(partitions: Iterable[str]) -> list[PendingJob]:
+    """List the waiting jobs and arrays of all users in these partitions, once per partition.
+
+    A site may show only your own (PrivateData).
+
+    Raises:
+        UnavailableError: the controller did not answer.
+    """
+    options = ("--noheader", "--priority", "--states=PENDING", "--format=%F|%Q|%P")
+    return read_pending(run_checked("squeue", *options, f"--partition={','.join(partitions)}"))
 
 
 def accounting(job_ids: Iterable[str]) -> list[Job] | None:
@@ -162,6 +177,25 @@ def run_checked(*command: str) -> str:
 def test_only(script: str) -> CommandResult:
     """Run `sbatch --test-only`: when the batch script could start, or why Slurm refuses it."""
     return _run("sbatch", "--test-only", stdin=script)
+
+
+@cache
+def sbatch_options() -> frozenset[str]:
+    """List the long options of this machine's sbatch, without --. Empty if it prints none."""
+    texts = [_run("sbatch", word).text for word in ("--help", "--usage")]
+    return frozenset(re.findall(r"--([a-z][a-z0-9-]*[a-z0-9])", " ".join(texts)))
+
+
+def is_partition_up(partition: str | None) -> bool:
+    """Whether one of these partitions (None: the default one) starts jobs.
+
+    It is also true if Slurm does not answer.
+    """
+    chosen = [f"--partition={partition}"] if partition else []
+    answer = _run("sinfo", "--noheader", "--format=%P|%a", *chosen)
+    rows = read_table(answer.text, (PLAIN, r"[a-z]+")).rows if answer.ok else []
+    states = [state for name, state in rows if partition or name.endswith("*")]
+    return not states or "up" in states
 
 
 @cache

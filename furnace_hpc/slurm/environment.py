@@ -52,6 +52,16 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not _is_left_out(name)}
 
 
+def dropped_defaults(environment: Mapping[str, str]) -> list[str]:
+    """List the variables with the user's own defaults for sbatch that jobs do not get.
+
+    Inside a job SLURM_* describe that job, and are no defaults of the user.
+    """
+    prefixes = ("SBATCH_",) if "SLURM_JOB_ID" in environment else ("SBATCH_", "SLURM_")
+    names = (name for name in environment if name.startswith(prefixes))
+    return sorted(name for name in names if _is_left_out(name))
+
+
 def _is_left_out(name: str) -> bool:
     if name in KEPT:
         return False

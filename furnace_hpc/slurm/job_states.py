@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from furnace_hpc.runs.state import END_REASONS, RunState
+from furnace_hpc.slurm.reasons import RELEASE, SUBMIT_RELEASES, as_letters, explain
 
 
 class Phase(StrEnum):
@@ -48,9 +49,6 @@ def _ended(text: str, reason: str = "killed") -> Meaning:
     return Meaning(Phase.ENDED, text, reason)
 
 
-SUBMIT_RELEASES = "run `furnace submit` to release it"
-_RELEASE = "run `scontrol release JOB` to release it"
-
 MEANINGS = {
     "PENDING": _waiting("waits"),
     "REQUEUED": _waiting("was requeued"),
@@ -58,8 +56,8 @@ MEANINGS = {
     "REVOKED": _waiting("was given to another cluster of the federation"),
     "EXPEDITING": _waiting("waits to be requeued at once"),
     "REQUEUE_HOLD": _waiting(f"was requeued and is held: {SUBMIT_RELEASES}"),
-    "SPECIAL_EXIT": _waiting(f"was requeued as special exit and is held: {_RELEASE}"),
-    "RESV_DEL_HOLD": _waiting(f"is held, its reservation was deleted: {_RELEASE}"),
+    "SPECIAL_EXIT": _waiting(f"was requeued as special exit and is held: {RELEASE}"),
+    "RESV_DEL_HOLD": _waiting(f"is held, its reservation was deleted: {RELEASE}"),
     "CONFIGURING": _running("its nodes are being prepared"),
     "POWER_UP_NODE": _running("its nodes are being powered up"),
     "RUNNING": _running(""),
@@ -119,22 +117,6 @@ _FLAGS = (
 
 _NO_REASON = ("", "none", "noneassigned", "null", "unknown", "n/a")
 _HELD_AFTER_REQUEUE = ("jobrequeuedinheldstate", "launchfailedrequeuedheld")
-# Reasons of a waiting job that need an action, without spaces and underscores.
-_NEVER_STARTS = {
-    "dependencyneversatisfied": "it will never run; cancel it",
-    "partitiontimelimit": (
-        "its time limit is above the partition's; lower resources.timeout_min, cancel it and submit"
-    ),
-    "partitionnodelimit": (
-        "it asks for more nodes than the partition allows; lower nodes, cancel it and submit"
-    ),
-    "partitiondown": "the partition is down; wait for the site",
-    "partitioninactive": "the partition is inactive; wait for the site",
-    "badconstraints": "no node can satisfy it; fix the profile, cancel it and submit",
-    "jobhelduser": f"it is held; {_RELEASE}",
-    "jobheldadmin": "it is held by an administrator; ask the site",
-    "jobholdmaxrequeue": f"it was requeued too often and is held; find the cause, then {_RELEASE}",
-}
 
 
 def base_state(word: str) -> str:
@@ -159,19 +141,14 @@ def meaning(word: str) -> Meaning:
 
 def is_held_after_requeue(word: str, reason: str) -> bool:
     """Whether Slurm requeued the job and holds it. A hold by a person does not count."""
-    return base_state(word) == "REQUEUE_HOLD" or _letters(reason) in _HELD_AFTER_REQUEUE
+    return base_state(word) == "REQUEUE_HOLD" or as_letters(reason) in _HELD_AFTER_REQUEUE
 
 
 def explain_waiting(word: str, reason: str) -> str:
     """Why a job waits and what to do, in parentheses. Empty if Slurm gives no reason."""
-    letters = _letters(reason)
-    if letters in _NO_REASON:
+    if as_letters(reason) in _NO_REASON:
         return ""
-    hint = _NEVER_STARTS.get(letters)
     if is_held_after_requeue(word, reason):
-        hint = SUBMIT_RELEASES
-    return f" ({reason}: {hint})" if hint else f" ({reason})"
-
-
-def _letters(reason: str) -> str:
-    return re.sub(r"[\s_()]", "", reason).lower()
+        return f" ({reason}: {SUBMIT_RELEASES})"
+    known = explain(reason)
+    return f" ({reason}: {known})" if known else f" ({reason})"

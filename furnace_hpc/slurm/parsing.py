@@ -16,8 +16,9 @@ NUMBER, ANY, PLAIN = r"[0-9]+", r".*", r"[^|]*"
 STATE = r"[A-Za-z][A-Za-z_+,]*( by \S+)?"
 TIME_LIMIT = r"[0-9:-]+|[A-Za-z_/]+"
 JOB_ID = r"[0-9]\S*"
-# id of the job or array, element, state, reason, name
-_QUEUED = (NUMBER, r"N/A|[0-9][0-9,:%-]*", STATE, ANY, ANY)
+# id of the job or array, element, state, reason, start, partition, name
+_QUEUED = (NUMBER, r"N/A|[0-9][0-9,:%-]*", STATE, ANY, ANY, ANY, ANY)
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}")
 _ACCOUNTED = (JOB_ID, STATE, r"[0-9:]*", ANY)  # id, state, exit code, name
 
 
@@ -29,6 +30,16 @@ class Job:
     word: str  # state
     reason: str
     name: str = ""
+    start: str = ""  # local time at which Slurm expects it to start, if it waits and Slurm says so
+    partition: str = ""  # of a job that waits: one, or a list with commas
+
+
+class PendingJob(NamedTuple):
+    """A job or array of any user that waits in a partition."""
+
+    base_id: str
+    priority: int  # 0 if it is held
+    partition: str
 
 
 class Table(NamedTuple):
@@ -61,16 +72,25 @@ def _matches(pattern: str, part: str) -> bool:
 
 
 def read_queue(text: str, between: str) -> list[Job]:
-    """Read squeue with the fields %F, %K, %T, %r, %j. An unreadable line is a job without id."""
+    """Read squeue with the fields of _QUEUED. An unreadable line is a job without id."""
     between = _used_separator(text, between)
     table = read_table(text, _QUEUED, between)
     jobs = []
-    for base, index, word, reason, name in table.rows:
+    for base, index, word, reason, start, partition, name in table.rows:
         ids = [base]
         if index != "N/A":
             ids = array_elements(f"{base}_[{index}]")
-        jobs += [Job(job_id, word, reason, name) for job_id in ids or [""]]
+        waits = word == "PENDING"
+        start = start if waits and _TIME.fullmatch(start) else ""
+        place = partition if waits else ""
+        jobs += [Job(job_id, word, reason, name, start, place) for job_id in ids or [""]]
     return jobs + _unreadable(table, between)
+
+
+def read_pending(text: str) -> list[PendingJob]:
+    """Read squeue with the fields %F, %Q, %P."""
+    rows = read_table(text, (NUMBER, r"[0-9]{1,19}", PLAIN)).rows
+    return [PendingJob(base, int(priority), name) for base, priority, name in rows]
 
 
 def read_accounting(text: str, between: str) -> list[Job]:

@@ -36,8 +36,16 @@ _HINTS = (
     ),
     (
         r"unrecognized option|invalid option",
-        "this Slurm does not have that flag: set its key to null in the profile",
+        "this Slurm does not have that flag: set its key to null in the profile, or remove it "
+        "from `sbatch`",
     ),
+    (
+        r"reservation",
+        "`scontrol show reservation` lists them and who may use them: fix `reservation` in "
+        "`sbatch`",
+    ),
+    (r"license", "`scontrol show licenses` lists the licenses: fix `licenses` in `sbatch`"),
+    (r"mutually exclusive|Invalid --", "fix the keys of `sbatch` in the profile and the grid"),
     (r"wckey", "set `wckey` in the profile to the site's value, or to null"),
     (
         r"time.?limit|WallDuration",

@@ -34,11 +34,11 @@ def attempt(folder: GridFolder, row: int, job_id: str, *verdicts: str) -> RunFol
 # Slurm's state and reason. The attempt of that job: never started, open, or its ranks' verdict.
 # The run's state and reason.
 TABLE = """
-PENDING Resources           never    queued       job 5_0 waits (Resources)
+PENDING NewReason           never    queued       job 5_0 waits (NewReason)
 PENDING None                never    queued       job 5_0 waits
 REQUEUE_HOLD  open  queued  job 5_0 was requeued and is held: run `furnace submit` to release it
-PENDING BeginTime           open     queued       job 5_0 waits (BeginTime)
-PENDING BeginTime           stopped  queued       job 5_0 waits (BeginTime)
+PENDING NewReason           open     queued       job 5_0 waits (NewReason)
+PENDING NewReason           stopped  queued       job 5_0 waits (NewReason)
 RUNNING None                never    running      is starting
 RUNNING None                open     running      -
 CONFIGURING None            never    running      its nodes are being prepared

@@ -60,6 +60,7 @@ PARSED = {  # beginning of a command -> why it is only parsed
     "furnace submit --grid ablation --cluster NAME": "needs a profile of a cluster",
     "furnace submit --grid ablation --cluster mine": "needs a profile of a cluster",
     "furnace submit --grid ablation --cluster local": "trains all 40 runs: benchmarks/demo.py",
+    "furnace submit --grid ablation --set resources.sbatch": "needs Slurm: test_slurm_flags.py",
     "furnace submit --grid ablation --set steps": "trains four runs; README has the same options",
     "furnace submit --grid ablation --retry": "needs failed runs: test_local.py",
     "furnace aggregate --grid NAME": "a placeholder; --where needs several packs: test_packs.py",

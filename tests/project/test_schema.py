@@ -30,6 +30,15 @@ def test_the_grids_schema_has_the_keys_of_base():
     assert {"type": "string"} in base["deepspeed"]["anyOf"]
 
 
+def test_editors_accept_lists_and_numbers():
+    """Where a list or a number is stored as text."""
+    properties = json.loads(printed("cluster").stdout)["properties"]
+    partition = {"type": "array", "items": {"type": "string"}}
+    assert partition in properties["partition"]["anyOf"]
+    kinds = [one["type"] for one in properties["sbatch"]["additionalProperties"]["anyOf"]]
+    assert kinds == ["string", "integer", "boolean", "array", "null"]
+
+
 def test_an_unknown_kind_is_refused():
     done = printed("gird")
     assert done.returncode == 2

@@ -130,7 +130,8 @@ def test_end_reasons():
     [
         ("None", ""),
         ("(null)", ""),
-        ("Resources", " (Resources)"),
+        ("Resources", " (Resources: it is at the front of the queue, until enough nodes are free)"),
+        ("SomethingNew", " (SomethingNew)"),
         ("launch_failed_requeued_held", " (launch_failed_requeued_held: run `furnace submit` to"),
         ("Partition_Down", " (Partition_Down: the partition is down; wait for the site)"),
         (

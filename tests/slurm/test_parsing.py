@@ -134,7 +134,7 @@ def test_impossible_flags_are_unknown(word):
 
 def test_recorded_squeue_with_odd_names():
     jobs = {job.job_id: job for job in read_queue(recorded("squeue"), BETWEEN)}
-    assert jobs["19"] == Job("19", "PENDING", "PartitionDown", "a|b")
+    assert jobs["19"] == Job("19", "PENDING", "PartitionDown", "a|b", "", "closed")
     assert "12_0" not in jobs  # a job has a line like this in its name
     assert jobs["22"].name.startswith("pre")
     assert (jobs["20"].word, jobs["21_4"].name, jobs["23_3"].reason) == (
@@ -143,6 +143,8 @@ def test_recorded_squeue_with_odd_names():
         "JobArrayTaskLimit",
     )
     assert (jobs["23_0"].word, jobs["25"].word) == ("RUNNING", "COMPLETED")
+    assert (jobs["23_2"].start, jobs["23_2"].partition) == ("2026-11-29T02:30:00", "a100")
+    assert (jobs["23_3"].start, jobs["23_0"].partition) == ("", "")
     assert "" not in jobs
     assert len(jobs) == 14
 
@@ -193,8 +195,10 @@ def test_other_lines_are_kept_apart():
 
 
 def test_padded_columns():
-    text = "12 | 0 | PENDING | Resources |furnace-x\n"
-    assert read_queue(text, "|") == [Job("12_0", "PENDING", "Resources", "furnace-x")]
+    text = "12 | 0 | PENDING | Resources | N/A | a40,a100 |furnace-x\n"
+    assert read_queue(text, "|") == [
+        Job("12_0", "PENDING", "Resources", "furnace-x", "", "a40,a100")
+    ]
     assert (
         read_partitions("PartitionName=a State=UP", "n0 |a* |idle |64 |1000 |gpu:2 ")[0].gpus == 2
     )

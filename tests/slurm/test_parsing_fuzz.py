@@ -53,7 +53,7 @@ def test_queued_states_are_of_the_jobs_line(text):
     if BETWEEN not in text:
         return
     lines = [[part.strip() for part in line.split(BETWEEN)] for line in text.split("\n")]
-    whole_lines = [parts for parts in lines if len(parts) > 4]
+    whole_lines = [parts for parts in lines if len(parts) > 6]
     ids = [[p[0]] if p[1] == "N/A" else array_elements(f"{p[0]}_[{p[1]}]") for p in whole_lines]
     own = {
         (job_id, parts[2])
@@ -90,12 +90,16 @@ JOBS = st.lists(
 )
 
 
+def _index(number: int | None) -> str:
+    return "N/A" if number is None else str(number)
+
+
 @pytest.mark.fuzz
 @given(JOBS, st.lists(ODD, max_size=3))
 def test_odd_job_names_mix_up_no_states(jobs, banners):
     between = separator()
     lines = [
-        between.join((str(base), "N/A" if index is None else str(index), word, "None", name))
+        between.join((str(base), _index(index), word, "None", "N/A", "a100", name))
         for base, index, word, name in jobs
     ]
     text = "\n".join([*banners, *lines])

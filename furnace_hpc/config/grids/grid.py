@@ -38,7 +38,8 @@ class Grid(Config):
         description="the config that every row starts from (nested, or dotted keys)"
     )
     resources: dict[str, Any] = Field(
-        default_factory=dict, description="nodes, processes_per_node, timeout_min, partition"
+        default_factory=dict,
+        description="nodes, processes_per_node, timeout_min, partition, sbatch",
     )
     seeds: tuple[Seed, ...] = Field(min_length=1, description="each row is trained with each seed")
     packs: tuple[Name, ...] = Field(

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from furnace_hpc.config.base import Config, Partitions
+from furnace_hpc.config.parsing.sbatch_flags import SbatchFlags
 
 
 class Resources(Config):
@@ -15,8 +16,8 @@ class Resources(Config):
     timeout_min: int = Field(default=60, ge=1, description="time limit of one attempt, minutes")
     partition: Partitions | None = Field(
         default=None,
-        description="replaces the profile's partition. Of several, comma-separated, Slurm chooses "
-        "one",
+        description="replaces the profile's partition. Of several (a list, or comma-separated), "
+        "Slurm chooses one",
     )
     max_attempts: int = Field(
         default=20,
@@ -32,4 +33,8 @@ class Resources(Config):
         default=None,
         gt=0,
         description="GPU-hours of all attempts of one run, after which it is given up [no limit]",
+    )
+    sbatch: SbatchFlags = Field(
+        default={},
+        description="further flags of sbatch. A flag replaces the profile's, and null removes it",
     )

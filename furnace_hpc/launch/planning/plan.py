@@ -1,7 +1,7 @@
 """The types of a plan: its runs, what is done with each, and what their jobs ask for."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.parsing.plural import counted
+from furnace_hpc.config.parsing.sbatch_flags import Flag, as_words
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.runs.folder import GridFolder, RunFolder
@@ -47,6 +48,12 @@ class Shape(NamedTuple):
     processes_per_node: int
     timeout_min: int
     partition: str | None
+    sbatch: tuple[Flag, ...] = ()  # further flags, of the profile and the grid
+
+    @classmethod
+    def read(cls, fields: Sequence[Any]) -> "Shape":
+        """Read the shape of a row in rows.jsonl. JSON has lists for tuples."""
+        return cls(*(_hashable(field) for field in fields))
 
     @property
     def world_size(self) -> int:
@@ -55,9 +62,14 @@ class Shape(NamedTuple):
 
     def __str__(self) -> str:
         place = f" on {self.partition}" if self.partition else ""
+        flags = "".join(f" {word}" for word in as_words(self.sbatch))
         nodes = counted(self.nodes, "node")
         ranks = counted(self.processes_per_node, "rank")
-        return f"{nodes} x {ranks}, {self.timeout_min} min{place}"
+        return f"{nodes} x {ranks}, {self.timeout_min} min{place}{flags}"
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

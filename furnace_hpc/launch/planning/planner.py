@@ -10,7 +10,9 @@ from furnace_hpc.config.flatten import flatten
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.identity import identity
 from furnace_hpc.config.parsing.plural import counted
+from furnace_hpc.config.parsing.sbatch_flags import merged
 from furnace_hpc.config.parsing.validation import group_by_row
+from furnace_hpc.config.sections.resources import Resources
 from furnace_hpc.config.train_config import RunSpec, accumulation_steps
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.attempt_spec import AttemptSpec
@@ -80,8 +82,7 @@ def retry_words() -> set[str]:
 def _plan_run(
     spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices: Choices, matcher: RunMatcher
 ) -> PlannedRun:
-    nodes, per_node = profile.shape(spec.resources)
-    shape = Shape(nodes, per_node, spec.resources.timeout_min, spec.resources.partition)
+    shape = _shape(spec.resources, profile)
     _check_time_limit(spec, profile)
     check_portable(profile, spec.config, spec.resources)
     found = find(spec, grid, choices, matcher)
@@ -112,6 +113,16 @@ def _plan_run(
         found.history,
         adopts=run_to_link(found),
         unfinished=found.matches.unfinished if decision.action is Action.START else None,
+    )
+
+
+def _shape(resources: Resources, profile: ClusterProfile) -> Shape:
+    """Return what a run's job asks for, from its grid or else from the profile."""
+    return Shape(
+        *profile.shape(resources),
+        resources.timeout_min,
+        resources.partition,
+        sbatch=merged(profile.sbatch, resources.sbatch),
     )
 
 

@@ -215,24 +215,43 @@ def print_batch_texts(plan: Plan) -> None:
     """Print the batch script of each array, and Slurm's answer to a test if there is a Slurm.
 
     The text of `furnace_check` has two hundred lines: it is only named.
+
+    Raises:
+        ConfigError: a job would never start, or be refused.
     """
     if plan.profile.executor != "slurm":
         return
     from furnace_hpc.launch.arrays import DEFAULT_MAX_ARRAY_SIZE, Limits, next_wave
     from furnace_hpc.launch.batch_script import check_function
-    from furnace_hpc.launch.slurm_array import batch_text, test_array
-    from furnace_hpc.slurm.sbatch_errors import hint, short
+    from furnace_hpc.launch.shape_checks import (
+        check_flag_names,
+        find_refused,
+        note_dropped_variables,
+    )
+    from furnace_hpc.launch.slurm_array import batch_text, try_plan
+    from furnace_hpc.slurm.sbatch_errors import short
 
+    check_flag_names(plan.shapes)
+    note_dropped_variables()
+    elsewhere = _other_cluster(plan.profile)
+    answers = try_plan(plan) if has_slurm() and not elsewhere else {}
     limits = Limits(plan.profile.max_array_size or DEFAULT_MAX_ARRAY_SIZE)
     for array in next_wave(plan.shapes, limits):
         print(f"\n# --- batch script of the array of {counted(len(array.rows), 'run')} ---")
         text = batch_text(plan, array, (plan.folder.submissions / "N").resolve())
         named = f"# furnace_check() {{ ... }}: the program {access.__file__}"
         print(text.replace(check_function(), named))
-        if not has_slurm():
-            continue
-        answer = test_array(plan, array)
-        line = f"\n# sbatch --test-only: {short(answer.error)}"
-        if not answer.ok:
-            line += f"\n# hint: {hint(answer.error)}"
-        print(line)
+        if answer := answers.get(array.shape):
+            print(f"\n# sbatch --test-only: {short(answer.error)}")
+        elif elsewhere:
+            print(f"\n# sbatch --test-only: not run, {elsewhere}")
+    if problems := find_refused(plan.shapes, answers, plan.profile):
+        raise ConfigError("\n".join(problems))
+
+
+def _other_cluster(profile: ClusterProfile) -> str:
+    """Say that this is not the profile's cluster. Empty if it may be."""
+    here = cluster_name() if profile.cluster_name and has_slurm() else None
+    if here and here != profile.cluster_name:
+        return f"this is cluster {here}, and the profile is for {profile.cluster_name}"
+    return ""

@@ -1,0 +1,54 @@
+"""Read the answer of `sbatch --test-only`: whether Slurm takes a job, and when it would start."""
+
+import re
+from typing import NamedTuple
+
+from furnace_hpc.slurm import client
+from furnace_hpc.slurm.client import CommandResult
+from furnace_hpc.slurm.sbatch_errors import is_away, is_doubtful, short
+
+_STARTS = re.compile(
+    r"Job [0-9]+ to start at (?P<start>[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8})(?: on cluster \S+)?"
+    r" using [0-9]+ processors on (?:nodes )?(?P<nodes>\S+)(?: in partition (?P<partition>\S+))?"
+)
+# Temporary states: sbatch accepts the job, and it waits.
+_TEMPORARY = re.compile(
+    r"nodes are busy|node not available|partition not available|reservation not usable now|"
+    r"reservation is in use|resources currently not available|held state|dependency problem",
+    re.IGNORECASE,
+)
+# Slurm says this of a partition that is down, and of jobs that break the partition's limits.
+_PARTITION = "partition configuration not available"
+
+
+class Estimate(NamedTuple):
+    """When and where a job would start."""
+
+    start: str  # local time, 2026-11-29T02:30:00
+    nodes: str
+    partition: str  # empty if Slurm does not name it
+
+
+def read_estimate(text: str) -> Estimate | None:
+    """Read `Job 7 to start at ...`, which sbatch prints on stderr. None if there is none."""
+    found = _STARTS.search(text)
+    if not found:
+        return None
+    return Estimate(found["start"], found["nodes"], found["partition"] or "")
+
+
+def refusal(answer: CommandResult, partition: str | None) -> str:
+    """Return Slurm's words if it refuses the job for good. Empty if the job may start later.
+
+    Args:
+        answer: of `client.test_only`.
+        partition: those of the job. None is the default one.
+    """
+    words = short(answer.error)
+    if answer.ok or read_estimate(words) or is_away(words) or is_doubtful(words):
+        return ""
+    if _TEMPORARY.search(words):
+        return ""
+    if _PARTITION in words and not client.is_partition_up(partition):
+        return ""
+    return words
