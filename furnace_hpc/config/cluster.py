@@ -3,7 +3,7 @@
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from furnace_hpc.config.base import Config, Name, OneList
 from furnace_hpc.config.errors import ConfigError
@@ -16,6 +16,7 @@ from furnace_hpc.config.parsing.lookup import (
 )
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.validation import validate
+from furnace_hpc.config.sections.container import Container
 from furnace_hpc.config.sections.resources import Resources
 from furnace_hpc.config.train_config import TrainConfig
 
@@ -117,7 +118,8 @@ class ClusterProfile(Config):
         "and its files are loaded. false: only you may (0700, 0600)",
     )
     python: Line | None = Field(
-        default=None, description="Python of the ranks [the one that submits]"
+        default=None,
+        description="Python of the ranks [the one that submits; python3 inside a container]",
     )
     setup: tuple[Line, ...] = Field(
         default=(),
@@ -133,6 +135,18 @@ class ClusterProfile(Config):
         description="folder on each node's own disk, such as $TMPDIR of the node. Packed data are "
         "copied there once per node [they are read in place]",
     )
+    container: Container | None = Field(
+        default=None, description="image in which the ranks run [they run on the host]"
+    )
+
+    @model_validator(mode="after")
+    def _containers_need_slurm(self) -> "ClusterProfile":
+        if self.container and self.executor != "slurm":
+            raise ValueError(
+                "container needs executor: slurm. Remove it: the local queue starts ranks with "
+                "this Python"
+            )
+        return self
 
     def gpus(self, nodes: int, processes_per_node: int) -> int:
         """GPUs of a job: one per rank, unless the profile sets the number."""

@@ -117,8 +117,11 @@ def sbatch_flags(profile: ClusterProfile, shape: Shape) -> list[str]:
 def rank_command(profile: ClusterProfile, code: Path) -> str:
     """Return the command of a rank's Python.
 
-    It starts with the stop signals blocked. The training unblocks them when it handles them.
+    It starts with the stop signals blocked. The training unblocks them when it handles them. In a
+    container `begin-row` has set the words, because they depend on the run and the node.
     """
+    if profile.container:
+        return '"${FURNACE_RANK[@]}"'
     python = shlex.quote(profile.python or sys.executable)
     return f"{python} -S {shlex.quote(str(code / BATCH))} launch {python}"
 

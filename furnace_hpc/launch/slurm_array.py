@@ -26,6 +26,7 @@ from furnace_hpc.launch.batch_script import (
     follow_up_parameters,
     rank_command,
 )
+from furnace_hpc.launch.container import host_python
 from furnace_hpc.launch.follow_up import read_profile
 from furnace_hpc.launch.planning.plan import Plan, Shape
 from furnace_hpc.launch.rank_main import run_task
@@ -203,7 +204,7 @@ def _submit_follow_up(
     """Submit the job that follows these. If sbatch refuses it, the runs continue without it."""
     name = job_name(grid, "follow-up")
     _note_intent(submission, name, "follow-up", 0, [])
-    python = shlex.quote(profile.python or sys.executable)
+    python = shlex.quote(host_python(profile))
     command = f"{python} -m furnace_hpc.follow_up {shlex.quote(str(submission.path))}"
     parameters = follow_up_parameters(profile, name, after, submission.path, submission.code)
     rest = f"submits the {counted(left, 'run')} left, " if left else ""
