@@ -1,7 +1,6 @@
 """Ranks in a real Apptainer on a real Slurm. Without an apptainer the tests are skipped."""
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -97,7 +96,8 @@ def test_training_inside_has_the_bits_of_the_host(
     study.wait_for(done=1)
     inside = study.result("first")
     assert inside["versions"]["image"].startswith(str(image))
-    assert os.stat(next(study.folder.glob("first*/result.json"))).st_mode & 0o777 == 0o600
+    [result] = study.folder.glob("first*/result.json")
+    assert result.stat().st_mode & 0o777 == 0o600
     outside = calm_result(tmp_path)
     assert inside["parameters_sha256"] == outside["parameters_sha256"]
     assert "image" not in outside["versions"]
