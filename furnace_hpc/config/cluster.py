@@ -138,6 +138,11 @@ class ClusterProfile(Config):
     container: Container | None = Field(
         default=None, description="image in which the ranks run [they run on the host]"
     )
+    stage_python: bool = Field(
+        default=False,
+        description="true: each node copies the ranks' Python environment to `scratch` once, and "
+        "ranks start from there",
+    )
 
     @model_validator(mode="after")
     def _containers_need_slurm(self) -> "ClusterProfile":
@@ -145,6 +150,17 @@ class ClusterProfile(Config):
             raise ValueError(
                 "container needs executor: slurm. Remove it: the local queue starts ranks with "
                 "this Python"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _staged_python_needs_scratch(self) -> "ClusterProfile":
+        if self.stage_python and not self.scratch:
+            raise ValueError("stage_python needs scratch, a folder on each node's own disk. Set it")
+        if self.stage_python and self.container:
+            raise ValueError(
+                "stage_python and container exclude each other: an image is one file already. "
+                "Remove stage_python"
             )
         return self
 

@@ -28,6 +28,7 @@ if __name__ == "__main__":
 from furnace_hpc.host import gpu_check, lifecycle, portable
 from furnace_hpc.host.container import start
 from furnace_hpc.host.json_lines import read_json_lines
+from furnace_hpc.host.local_python.unpack import with_local_python
 from furnace_hpc.host.regular_file import open_regular
 
 EXIT_DONE_ALREADY = 3
@@ -89,9 +90,10 @@ def launch(command: List[str]) -> None:
     """Replace this process by `command`, with the stop signals blocked.
 
     A signal during start-up stays pending until the training's handlers unblock it. Else it would
-    kill the rank.
+    kill the rank. If the profile stages Python, it is started from this node's own disk.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, lifecycle.STOP_SIGNALS)
+    command = with_local_python(command, os.environ)
     os.execvp(command[0], command)
 
 

@@ -29,6 +29,7 @@ from furnace_hpc.launch.batch_script import (
 from furnace_hpc.launch.container import host_python
 from furnace_hpc.launch.follow_up import read_profile
 from furnace_hpc.launch.planning.plan import Plan, Shape
+from furnace_hpc.launch.python_archive import link_archive
 from furnace_hpc.launch.rank_main import run_task
 from furnace_hpc.launch.submission import read_scope, withdraw, write_submission
 from furnace_hpc.monitor.job_cache import JobCache
@@ -76,6 +77,7 @@ def prepare(plan: Plan) -> Submission:
     """Write everything that batch scripts read, and submit nothing."""
     submission = write_submission(plan)
     DelayedSubmission(run_task, str(submission.path)).dump(submission.path / "payload.pkl")
+    link_archive(plan.profile, plan.folder.path.parent, submission.path)
     return submission
 
 
