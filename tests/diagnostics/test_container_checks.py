@@ -111,7 +111,7 @@ def test_all_dependencies_are_compared():
     assert {"torch", "deepspeed", "submitit", "pydantic"} <= {*container.dependencies()}
 
 
-def test_the_job_of_the_node_uses_the_python_of_the_host(tmp_path):
+def test_the_node_is_checked_by_the_host_python(tmp_path):
     command = node.srun_command(profile_of(tmp_path), tmp_path)
     assert sys.executable in command
     assert "/in/py" not in command

@@ -66,11 +66,11 @@ def row_of(folder: Path) -> dict:
 
 @pytest.mark.parametrize("runtime", ["apptainer", "pyxis"])
 def test_golden_arguments(tmp_path, monkeypatch, runtime):
-    """Exactly these words start a rank. Nobody has tried those of pyxis on a real cluster."""
+    """Exactly these words start a rank. Those of pyxis were not tried on a real cluster."""
     for name in list(os.environ):
         if name.startswith((*start.PASSED, "HF_")):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     row, weights = row_of(tmp_path), tmp_path / "weights"
     weights.mkdir()
     monkeypatch.chdir(tmp_path / "place")
