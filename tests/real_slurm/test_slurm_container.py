@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from container_study import apptainer_or_skip, make_image, python_folders
-from slurm_cluster import Cluster
+from slurm_cluster import Cluster, wait_until
 from slurm_study import HERE, STAND_IN, Study
 from test_slurm_train import RealStudy, calm_result
 
@@ -60,6 +60,7 @@ def test_ranks_run_inside_and_stop_on_signals(study, image):
     study.wait_for_starts(4)
     (study.folder / "release").touch()
     study.wait_for(done=2, failed=1)
+    wait_until(lambda: "reason" in study.attempts("waits")[-1], 60, "the end of attempt 2")
     first, second = study.attempts("waits")
     assert (first["reason"], second["reason"]) == ("preempted", "done")
     assert second["container"]["image"] == str(image)
