@@ -1,8 +1,7 @@
 """Furnace: an ablation table you can trust, whatever the cluster does to your jobs."""
 
-# Annotations of `results` are not evaluated, so that this import loads nothing else.
-from __future__ import annotations
-
+# Annotations of `results` are texts, so that this import loads nothing else. The host imports this
+# file too, with Python 3.6.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,13 +16,13 @@ __version__ = "0.1.0"
 def results(
     grid: str,
     *,
-    runs_dir: str | Path | None = None,
-    settings: Sequence[str] = (),
-    metric: str | Sequence[str] | None = None,
-    direction: Literal["max", "min"] | None = None,
-    by: Sequence[str] = (),
-    where: Sequence[str] = (),
-) -> Results:
+    runs_dir: "str | Path | None" = None,
+    settings: "Sequence[str]" = (),
+    metric: "str | Sequence[str] | None" = None,
+    direction: "Literal['max', 'min'] | None" = None,
+    by: "Sequence[str]" = (),
+    where: "Sequence[str]" = (),
+) -> "Results":
     """The results of a grid as polars frames: `.table`, `.runs`, `.curves` and `.trials`.
 
     Args:

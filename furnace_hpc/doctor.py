@@ -22,6 +22,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.console.options import Cluster, RunsRoot
 from furnace_hpc.diagnostics import node, slurm, this_machine
+from furnace_hpc.diagnostics.container import container_section
 from furnace_hpc.diagnostics.device import device_checks
 from furnace_hpc.diagnostics.disk import disk_checks
 from furnace_hpc.diagnostics.gpus.two_nodes import TITLE, two_node_section
@@ -87,8 +88,9 @@ def main(
     """Check this machine, disks, GPUs, Slurm and one compute node, and list how to fix problems.
 
     Each line is ok, warn or fail. The exit code is 1 if a line is fail. It takes about half a
-    minute, mostly for the start of torch, and changes nothing. A job checks the compute node. It
-    asks for at most five minutes, two cores and one GPU. It says where a run would start soonest.
+    minute, mostly for the start of torch, and changes nothing. A job checks the compute node, and
+    another one starts the profile's container. A job asks for at most five minutes, two cores and
+    one GPU. The command also lists where a run would start soonest.
     """
     replaces = force or replace_
     if write:
@@ -133,7 +135,11 @@ class _Jobs(NamedTuple):
     def one_node(self) -> list[Section]:
         """The same checks on a compute node."""
         _progress(self.shows_progress, f"waiting at most {node.WAIT_S} s for a compute node ...")
-        return node.node_sections(self.profile, self.root)
+        sections = node.node_sections(self.profile, self.root)
+        if self.profile and self.profile.container:
+            _progress(self.shows_progress, "starting the profile's container ...")
+            sections.append(container_section(self.profile, self.root))
+        return sections
 
     def two_nodes(self, has_slurm: bool) -> Section:
         """The rate of the network between two nodes."""

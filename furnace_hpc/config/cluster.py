@@ -3,7 +3,7 @@
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from furnace_hpc.config.base import Config, Name, OneList
 from furnace_hpc.config.errors import ConfigError
@@ -17,6 +17,7 @@ from furnace_hpc.config.parsing.lookup import (
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.sbatch_flags import SbatchFlags
 from furnace_hpc.config.parsing.validation import validate
+from furnace_hpc.config.sections.container import Container
 from furnace_hpc.config.sections.resources import Resources
 from furnace_hpc.config.train_config import TrainConfig
 
@@ -118,7 +119,8 @@ class ClusterProfile(Config):
         "and its files are loaded. false: only you may (0700, 0600)",
     )
     python: Line | None = Field(
-        default=None, description="Python of the ranks [the one that submits]"
+        default=None,
+        description="Python of the ranks [the one that submits; python3 inside a container]",
     )
     setup: tuple[Line, ...] = Field(
         default=(),
@@ -140,6 +142,34 @@ class ClusterProfile(Config):
         default={},
         description="further flags of sbatch, such as `{reservation: x, exclusive: true}`",
     )
+    container: Container | None = Field(
+        default=None, description="image in which the ranks run [they run on the host]"
+    )
+    stage_python: bool = Field(
+        default=False,
+        description="true: each node copies the ranks' Python environment to `scratch` once, and "
+        "ranks start from there",
+    )
+
+    @model_validator(mode="after")
+    def _containers_need_slurm(self) -> "ClusterProfile":
+        if self.container and self.executor != "slurm":
+            raise ValueError(
+                "container needs executor: slurm. Remove it: the local queue starts ranks with "
+                "this Python"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _staged_python_needs_scratch(self) -> "ClusterProfile":
+        if self.stage_python and not self.scratch:
+            raise ValueError("stage_python needs scratch, a folder on each node's own disk. Set it")
+        if self.stage_python and self.container:
+            raise ValueError(
+                "stage_python and container exclude each other: an image is one file already. "
+                "Remove stage_python"
+            )
+        return self
 
     def gpus(self, nodes: int, processes_per_node: int) -> int:
         """GPUs of a job: one per rank, unless the profile sets the number."""

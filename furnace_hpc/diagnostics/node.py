@@ -9,6 +9,7 @@ from pathlib import Path
 
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.diagnostics.report import Check, Section, fail, from_json, ok, warn
+from furnace_hpc.launch.container import host_python
 from furnace_hpc.slurm.environment import clean_environment
 
 JOB_MIN, WAIT_S, WORK_S = 5, 60, 240
@@ -70,7 +71,7 @@ def srun_command(profile: ClusterProfile | None, root: Path) -> list[str]:
     setup: tuple[str, ...] = ()
     if profile:
         flags += profile_flags(profile)
-        python, setup = profile.python or python, profile.setup
+        python, setup = host_python(profile), profile.setup
     command = [python, "-P", "-m", "furnace_hpc.doctor", "--here", "--json"]
     command += ["--runs-root", str(root.absolute())]
     if not setup:

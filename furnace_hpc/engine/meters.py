@@ -1,5 +1,6 @@
 """Measurements of a run: peak memory, the machine, and versions of libraries."""
 
+import os
 import platform
 import resource
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 
 from furnace_hpc.engine.ranks.distributed import Processes
+from furnace_hpc.host.container.start import IMAGE
 
 LIBRARIES = ("torch", "deepspeed", "transformers", "numpy", "submitit")
 
@@ -78,5 +80,8 @@ def device_name(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that influence the numbers."""
-    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    """Versions of Python and of the libraries that influence the numbers, and the image."""
+    found = {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    if image := os.environ.get(IMAGE):
+        found["image"] = image
+    return found

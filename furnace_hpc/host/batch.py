@@ -28,7 +28,9 @@ if __name__ == "__main__":
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from furnace_hpc.host import gpu_check, lifecycle, portable
+from furnace_hpc.host.container import start
 from furnace_hpc.host.json_lines import read_json_lines
+from furnace_hpc.host.local_python.unpack import with_local_python
 from furnace_hpc.host.regular_file import open_regular
 from furnace_hpc.host.steps import guard
 
@@ -50,7 +52,8 @@ def begin_row(submission: str, index: int, job: str, pid: int, python: str = "")
     row = _find_row(submission, "row", index)
     if not row:
         sys.exit(f"batch.py: {submission} has no row {index}")
-    refusal = gpu_check.find_refusal(submission, row["run_id"], job, python)
+    command = start.python_of_check(submission, row, python)
+    refusal = gpu_check.find_refusal(submission, row["run_id"], job, command)
     if refusal:
         sys.exit(f"batch.py: run {row['run_id']} is {refusal}")
     _begin(submission, row, job, pid)
@@ -90,9 +93,10 @@ def launch(command: List[str]) -> None:
     """Replace this process by `command`, with the stop signals blocked.
 
     A signal during start-up stays pending until the training's handlers unblock it. Else it would
-    kill the rank.
+    kill the rank. If the profile stages Python, it is started from this node's own disk.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, lifecycle.STOP_SIGNALS)
+    command = with_local_python(command, os.environ)
     os.execvp(command[0], command)
 
 
@@ -120,8 +124,11 @@ def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
     with open_regular(os.path.join(submission, "specs.jsonl")) as file:
         file.seek(row["spec_at"][0])
         spec = file.read(row["spec_at"][1]).decode("utf-8")
+    container = start.find_container(submission, row, json.loads(spec))
     lifecycle.write_spec(row["run_dir"], spec)
     facts = dict(row["facts"], job_id=job)
+    if container:
+        facts["container"] = container.image
     try:
         number = lifecycle.begin(row["run_dir"], facts, lifecycle.holder(pid))
     except lifecycle.Done as done:
@@ -135,8 +142,11 @@ def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
         "FURNACE_CODE": row["code"],
     }
     text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
-    for name, value in portable.environment_of(json.loads(spec)).items():
+    fixed = portable.environment_of(json.loads(spec))
+    for name, value in fixed.items():
         text += f"export {name}={value}\n"
+    if container:
+        text += container.shell(number, fixed)
     # a path may hold bytes that are not UTF-8
     sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
 

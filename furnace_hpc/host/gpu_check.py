@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import sys
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from furnace_hpc.host.durable_files import create_complete_file
 from furnace_hpc.host.json_lines import read_json, read_json_lines
@@ -49,13 +49,19 @@ def stop_reason(submission: str) -> str:
     return f"not started: torch cannot use the GPUs ({run_id}, job {job_id} on {host}: {error})"
 
 
-def find_refusal(submission: str, run_id: str, job: str, python: str) -> str:
+def find_refusal(submission: str, run_id: str, job: str, python: Sequence[str]) -> str:
     """Empty if the job's run may begin, else the reason why not.
 
     The first job whose GPUs cannot be used begins its run, which fails with the reason. Pending
     jobs are cancelled.
+
+    Args:
+        submission: folder of the submission.
+        run_id: the run of the job.
+        job: id of the job.
+        python: the words that start the ranks' Python. Nothing is checked without them.
     """
-    if not python or not allocated_gpus(os.environ):
+    if not any(python) or not allocated_gpus(os.environ):
         return ""
     found = _read(submission)
     if found.get("job_id") == job:
@@ -76,12 +82,12 @@ def find_refusal(submission: str, run_id: str, job: str, python: str) -> str:
     return ""
 
 
-def _error_of_gpus(python: str) -> Optional[str]:
+def _error_of_gpus(python: Sequence[str]) -> Optional[str]:
     """Why torch cannot use the GPUs. Empty if it can, None if that is unknown."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     try:
         checked = subprocess.run(
-            [python, "-m", "furnace_hpc.engine.ranks.devices"],
+            list(python) + ["-m", "furnace_hpc.engine.ranks.devices"],
             env=dict(os.environ, PYTHONPATH=root, PYTHONSAFEPATH="1"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

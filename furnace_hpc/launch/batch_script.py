@@ -12,8 +12,10 @@ from furnace_hpc.config.parsing.sbatch_flags import OF_FOLLOW_UPS, Flag, as_word
 from furnace_hpc.host import access
 from furnace_hpc.host.access import GROUP_ACCESS
 from furnace_hpc.host.batch import EXIT_DONE_ALREADY
+from furnace_hpc.host.local_python.unpack import ARCHIVE
 from furnace_hpc.launch.arrays import Array, ranges
 from furnace_hpc.launch.planning.plan import Shape
+from furnace_hpc.launch.python_archive import LINK
 
 BATCH = "furnace_hpc/host/batch.py"  # in a code snapshot
 # time limit of a follow-up job: it works for seconds, and waits while the controller is away
@@ -70,6 +72,7 @@ def array_parameters(
             *_umask(profile),
             *_site_setup(profile),
             *_check_files(submission, code),
+            *_staged_python(profile, submission),
             *_begin(profile, submission, array.base, code),
         ],
         "teardown": _decide(submission, code),
@@ -148,10 +151,14 @@ def sbatch_flags(profile: ClusterProfile, shape: Shape) -> list[str]:
 def rank_command(profile: ClusterProfile, code: Path) -> str:
     """Return the command of a rank's Python.
 
-    It starts with the stop signals blocked. The training unblocks them when it handles them.
+    It starts with the stop signals blocked. The training unblocks them when it handles them. In a
+    container `begin-row` has set the words, because they depend on the run and the node.
     """
+    if profile.container:
+        return '"${FURNACE_RANK[@]}"'
     python = shlex.quote(profile.python or sys.executable)
-    return f"{python} -S {shlex.quote(str(code / BATCH))} launch {python}"
+    first = "python3" if profile.stage_python else python  # of the node, which has it on its disk
+    return f"{first} -S {shlex.quote(str(code / BATCH))} launch {python}"
 
 
 def check_path(path: Path) -> None:
@@ -258,6 +265,14 @@ def _check_files(submission: Path, code: Path) -> list[str]:
     files = (submission / name for name in SUBMISSION_FILES)
     check = _check(submission, _quoted(code, *files))
     return [*KEEP_ABSOLUTE_PATHS, check_function(), check]
+
+
+def _staged_python(profile: ClusterProfile, submission: Path) -> list[str]:
+    """Return lines that check the archive of the ranks' Python, and name it to them."""
+    if not profile.stage_python:
+        return []
+    archive = _quoted(submission / LINK)
+    return [_check(submission, archive), f"export {ARCHIVE}={archive}"]
 
 
 def _check(submission: Path, places: str) -> str:

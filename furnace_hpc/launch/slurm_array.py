@@ -27,8 +27,10 @@ from furnace_hpc.launch.batch_script import (
     follow_up_parameters,
     rank_command,
 )
+from furnace_hpc.launch.container import host_python
 from furnace_hpc.launch.follow_up import read_profile
 from furnace_hpc.launch.planning.plan import Plan, Shape
+from furnace_hpc.launch.python_archive import link_archive
 from furnace_hpc.launch.rank_main import run_task
 from furnace_hpc.launch.shape_checks import (
     check_flag_names,
@@ -89,6 +91,7 @@ def prepare(plan: Plan) -> Submission:
     """Write everything that batch scripts read, and submit nothing."""
     submission = write_submission(plan)
     DelayedSubmission(run_task, str(submission.path)).dump(submission.path / "payload.pkl")
+    link_archive(plan.profile, plan.folder.path.parent, submission.path)
     return submission
 
 
@@ -194,7 +197,7 @@ def _submit_follow_up(
     """Submit the job that follows these. If sbatch refuses it, the runs continue without it."""
     name = job_name(grid, "follow-up")
     _note_intent(submission, name, "follow-up", 0, [])
-    python = shlex.quote(profile.python or sys.executable)
+    python = shlex.quote(host_python(profile))
     command = f"{python} -m furnace_hpc.follow_up {shlex.quote(str(submission.path))}"
     parameters = follow_up_parameters(
         profile, name, after, submission.path, submission.code, _shared_flags(submission)

@@ -126,7 +126,17 @@ def test_mixed_types_in_a_partition():
     assert mixed_gpus([same], None) == []
 
 
+class NVMLError(Exception):
+    """As pynvml has it."""
+
+
+def no_events() -> None:
+    raise NVMLError("not supported")
+
+
 NVML = {
+    "NVMLError": NVMLError,
+    "nvmlEventSetCreate": no_events,
     "nvmlInit": lambda: None,
     "nvmlDeviceGetHandleByUUID": lambda uuid: uuid,
     "nvmlDeviceGetTotalEccErrors": lambda gpu, kind, counter: 10 * kind + counter,
@@ -150,6 +160,9 @@ def test_facts_of_a_stand_in_for_nvml(monkeypatch):
     assert (facts["mig"], facts["sm_mhz"], facts["temperature_c"]) == (True, None, 70)
     gpu.watch_xids()
     assert gpu.xids() == []
+    module.nvmlEventSetCreate = int
+    with pytest.raises(AttributeError, match="nvmlDeviceRegisterEvents"):
+        gpu.watch_xids()
 
 
 LINK = {"name": "mlx5_0 port 1", "gb_s": 25.0}

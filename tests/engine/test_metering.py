@@ -216,14 +216,16 @@ NVML = """
 import json, os
 state = json.load(open(os.environ["FAKE_NVML"]))
 class NVMLError(Exception): pass
+class NVMLLibraryMismatchError(Exception): pass
 def nvmlInit():
     if state.get("no_driver"): raise NVMLError("driver not loaded")
+    if state.get("mismatch"): raise NVMLLibraryMismatchError("another driver")
 def nvmlDeviceGetHandleByUUID(uuid):
     if uuid not in state["gpus"]: raise NVMLError("not found")
     return state["gpus"][uuid]
 def nvmlDeviceGetTotalEnergyConsumption(gpu):
     if "energy_mj" not in gpu: raise NVMLError("not supported")
-    return gpu["energy_mj"]
+    return gpu["energy_mj"] + 0
 """
 
 
@@ -247,8 +249,19 @@ def test_energy_from_a_stand_in_for_nvml(fake_nvml):
     assert Gpu.of_uuid("a").energy_j() == Gpu.of_uuid("GPU-a").energy_j() == 5.0
     assert Gpu.of_uuid("old").energy_j() is None
     assert Gpu.of_uuid("b") is None
-    fake_nvml(no_driver=True)
-    assert Gpu.of_uuid("a") is None
+    for reason in ("no_driver", "mismatch"):
+        fake_nvml(**{reason: True})
+        assert Gpu.of_uuid("a") is None
+
+
+def test_other_errors_than_those_of_nvml_are_raised(fake_nvml):
+    """A mistake of ours must not look like a GPU without NVML."""
+    fake_nvml(gpus={"GPU-a": {"energy_mj": "text"}})
+    with pytest.raises(TypeError):
+        Gpu.of_uuid("a").energy_j()
+    fake_nvml(no_gpus=True)
+    with pytest.raises(KeyError):
+        Gpu.of_uuid("a")
 
 
 def test_without_nvml(monkeypatch):

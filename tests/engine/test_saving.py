@@ -7,6 +7,7 @@ import pytest
 import torch
 from forked_ranks import run_phases
 
+from furnace_hpc.engine.checkpoint import host_copy as host_copy_module
 from furnace_hpc.engine.checkpoint.host_copy import HostCopy
 from furnace_hpc.engine.checkpoint.tensor_files import write_files
 from furnace_hpc.runs.records.checkpoint_files import describe
@@ -197,6 +198,31 @@ def test_pinned_copies_are_exact_and_freed(monkeypatch: pytest.MonkeyPatch):
     host_copy.copy(large)
     host_copy.close()
     assert (cudart.pinned, host_copy.num_bytes) == ({}, 0)
+
+
+def test_memory_that_cannot_be_pinned(monkeypatch: pytest.MonkeyPatch, capsys):
+    """One line says so. The copy is made in ordinary memory, and nothing is unpinned."""
+    calls: list[str] = []
+
+    class Full(StubCudart):
+        def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
+            calls.append("register")
+            return 2  # cudaErrorMemoryAllocation
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "cudart", Full)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(host_copy_module, "_failures", [])
+    monkeypatch.setattr(host_copy_module, "clear_last_error", lambda: calls.append("clear"))
+    host_copy = HostCopy()
+    for size in (3, 4):
+        large = [torch.arange(size * 2.0**18), torch.arange(size * 2.0**18 + 1)]
+        copy = host_copy.copy(large)
+        assert all(map(torch.equal, copy, large))
+    host_copy.close()
+    assert calls == ["register", "clear"]
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith("WARNING: checkpoints: CUDA cannot pin 3 MiB of host memory (error 2)")
 
 
 def test_size_and_hash_of_written_files(tmp_path: Path):

@@ -34,9 +34,9 @@ def stand_ins(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def fake_python(stand_ins: Path, words: str, code: int) -> str:
+def fake_python(stand_ins: Path, words: str, code: int) -> list[str]:
     (stand_ins / "python.answer").write_text(f'echo "{words}"\nexit {code}\n')
-    return str(stand_ins / "python")
+    return [str(stand_ins / "python")]
 
 
 def num_calls(stand_ins: Path, name: str = "python") -> int:
@@ -157,12 +157,12 @@ def test_real_check_with_the_ranks_python(stand_ins, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("torch can use a GPU here")
     made = submit(GridFolder(stand_ins / "study"), {"5": range(2)})
-    assert gpu_check.find_refusal(str(made.path), RUNS[0], "5_0", sys.executable) == ""
+    assert gpu_check.find_refusal(str(made.path), RUNS[0], "5_0", [sys.executable]) == ""
     found = json.loads((made.path / "gpus.json").read_text())
     assert (found["usable"], found["run_id"]) == (False, RUNS[0])
     assert found["error"].startswith(
         f"this rank was given GPUs 0,1, and torch {torch.__version__} can use none"
     )
-    assert gpu_check.find_refusal(str(made.path), RUNS[1], "5_1", sys.executable).startswith(
+    assert gpu_check.find_refusal(str(made.path), RUNS[1], "5_1", [sys.executable]).startswith(
         "not started: torch cannot use"
     )

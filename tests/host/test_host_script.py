@@ -66,6 +66,20 @@ def test_host_is_python_3_6_and_standard_library():
         assert not [node for node in ast.walk(tree) if isinstance(node, (ast.NamedExpr, ast.Match))]
 
 
+def old_pythons() -> list[str]:
+    """Older Pythons of this machine, if it has any."""
+    versions = Path.home() / ".pyenv" / "versions"
+    return [str(path) for path in versions.glob("3.[6-9].*/bin/python")]
+
+
+@pytest.mark.parametrize("python", old_pythons() or [sys.executable])
+def test_old_pythons_run_the_script(python):
+    """The syntax is not enough: 3.6 does not know `from __future__ import annotations`."""
+    done = subprocess.run([python, "-S", str(SCRIPT), "nothing"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("batch.py: unknown command 'nothing'; wanted begin-row"), done
+
+
 def script(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [*BARE, str(SCRIPT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

@@ -48,6 +48,7 @@ def execute(
     meanwhile: Callable[[], Any] = lambda: None,
     then: str = "",
     asked: Grid | None = None,
+    root: str = "runs of 'mine'",
     **facts: Any,
 ):
     """Run the batch script of a whole submission as Slurm would run one array element."""
@@ -57,7 +58,7 @@ def execute(
     stand_in(tools / "scontrol", 'echo "$*" >> "$STAND_IN/requeued"\n')
     stand_in(tools / "sleep", "exit 0\n")
     plan = planned(
-        tmp_path / "runs of 'mine'",
+        tmp_path / root,
         asked or grid(),
         ClusterProfile(name="c", executor="slurm", gpu_flag=None, **facts),
     )

@@ -1,7 +1,7 @@
 """What NVIDIA's management library (NVML) reports of a GPU: energy, ECC errors, XIDs, clocks, MIG.
 
 It needs the package nvidia-ml-py, which is optional. Everything is None or empty without it, or if
-the driver or the GPU does not support a query.
+the driver or the GPU does not support a query. Other errors than those of NVML are raised.
 """
 
 import importlib
@@ -29,10 +29,18 @@ def load() -> ModuleType | None:
     """The module pynvml, initialised. None if it is not installed, or there is no driver."""
     try:
         module = importlib.import_module("pynvml")
+    except ImportError:
+        return None
+    try:
         module.nvmlInit()
-    except Exception:  # such as NVMLError, which only the module defines
+    except errors_of(module):
         return None
     return module
+
+
+def errors_of(module: ModuleType) -> tuple[type[Exception], ...]:
+    """The exceptions of pynvml. They have no common base but Exception."""
+    return module.NVMLError, getattr(module, "NVMLLibraryMismatchError", module.NVMLError)
 
 
 class Gpu:
@@ -54,7 +62,7 @@ class Gpu:
         prefixed = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
         try:
             return cls(module, module.nvmlDeviceGetHandleByUUID(prefixed))
-        except Exception:
+        except errors_of(module):
             return None
 
     def energy_j(self) -> float | None:
@@ -89,7 +97,7 @@ class Gpu:
 
     def watch_xids(self) -> None:
         """Collect XIDs from now on. NVML does not keep earlier ones."""
-        with suppress(Exception):
+        with suppress(*errors_of(self._module)):
             events = self._module.nvmlEventSetCreate()
             self._module.nvmlDeviceRegisterEvents(self._handle, XID_EVENT, events)
             self._events = events
@@ -97,7 +105,7 @@ class Gpu:
     def xids(self) -> list[int]:
         """The XIDs since `watch_xids`, without those that a program causes."""
         found: list[int] = []
-        with suppress(Exception):
+        with suppress(*errors_of(self._module)):
             while self._events is not None and len(found) < 100:
                 # raises an error if none comes within a millisecond
                 event = self._module.nvmlEventSetWait_v2(self._events, 1)
@@ -110,7 +118,7 @@ class Gpu:
             return None
         try:
             return function(self._handle, *arguments)
-        except Exception:
+        except errors_of(self._module):
             return None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.diagnostics.container import image_command
 from furnace_hpc.diagnostics.node import JOB_MIN, WAIT_S, failed_job, profile_flags, run_job
 from furnace_hpc.diagnostics.report import Check, Section, fail, ok, warn
 
@@ -48,6 +49,9 @@ def srun_command(profile: ClusterProfile | None, rendezvous: Path) -> list[str]:
         python, setup = profile.python or python, [*profile.setup]
         if name := profile.network_interface:
             setup.insert(0, f"export GLOO_SOCKET_IFNAME={name} NCCL_SOCKET_IFNAME={name}")
+    if profile and profile.container:
+        arguments = ["-P", "-m", MODULE, str(rendezvous.absolute())]
+        return image_command(profile, flags, arguments, [rendezvous.parent])
     command = [python, "-P", "-m", MODULE, str(rendezvous.absolute())]
     if not setup:
         return ["srun", *flags, *command]

@@ -3,6 +3,7 @@
 import io
 import pickle
 from collections import defaultdict
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import UntypedStorage
 from torch.storage import TypedStorage
 
 PINNED_BYTES = 1 << 20  # smaller buffers gain little, and may share a page, which CUDA refuses
+_failures: list[int] = []  # codes of CUDA when this process could not pin memory
 _StorageKey = tuple[str, int]
 """Device and address."""
 
@@ -93,10 +95,9 @@ class _Buffer:
     """
 
     def __init__(self, size: int) -> None:
-        self.is_pinned = size >= PINNED_BYTES and torch.cuda.is_available()
         self.storage = torch.empty(size, dtype=torch.uint8).untyped_storage()
-        if self.is_pinned:
-            _check(_cudart().cudaHostRegister(self.storage.data_ptr(), size, 0))
+        wants_pinned = size >= PINNED_BYTES and torch.cuda.is_available() and not _failures
+        self.is_pinned = wants_pinned and _pin(self.storage.data_ptr(), size)
 
     def free(self) -> None:
         """Unpin the memory. It is freed with the last tensor that uses it."""
@@ -105,10 +106,34 @@ class _Buffer:
             _check(_cudart().cudaHostUnregister(self.storage.data_ptr()))
 
 
+def _pin(address: int, size: int) -> bool:
+    """Pin host memory. If CUDA cannot, print one line: later copies are not pinned either.
+
+    A node limits how much memory its processes may lock. Copies from a GPU are slower then, and
+    the training waits for them.
+    """
+    code = int(_cudart().cudaHostRegister(address, size, 0))
+    if code:
+        _failures.append(code)
+        clear_last_error()
+        print(
+            f"WARNING: checkpoints: CUDA cannot pin {size / 2**20:.0f} MiB of host memory (error "
+            f"{code}): copies are not pinned, so saving takes longer. See `ulimit -l`",
+            flush=True,
+        )
+    return code == 0
+
+
+def clear_last_error() -> None:
+    """Take the error that CUDA remembers. Otherwise torch raises it at its next kernel."""
+    with suppress(RuntimeError):  # torch has no call for this, so a small kernel gets the error
+        torch.zeros(1, device="cuda")
+
+
 def _cudart() -> Any:
     return torch.cuda.cudart()  # type: ignore[no-untyped-call]
 
 
 def _check(code: Any) -> None:
     if int(code):
-        raise RuntimeError(f"CUDA cannot pin or unpin host memory: error {int(code)}")
+        raise RuntimeError(f"CUDA cannot unpin host memory: error {int(code)}")

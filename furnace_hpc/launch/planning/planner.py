@@ -17,6 +17,7 @@ from furnace_hpc.config.train_config import RunSpec, accumulation_steps
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
+from furnace_hpc.launch.container import check_container
 from furnace_hpc.launch.planning.dataset_checks import with_steps_of_epochs
 from furnace_hpc.launch.planning.found_run import Code, Found, damaged, find, run_to_link
 from furnace_hpc.launch.planning.node_exclusion import excluded_nodes
@@ -44,9 +45,11 @@ def make_plan(
     """Decide for every run.
 
     Raises:
-        ConfigError: all problems at once: batch sizes, damaged spec files, runs of other code.
+        ConfigError: all problems at once: batch sizes, damaged spec files, runs of other code. Or
+            the profile's container cannot start.
     """
     check_retry(choices.retry)
+    check_container(profile, (folder.path, choices.data_root))
     planned, problems, matcher = [], list[tuple[str, str]](), RunMatcher(folder)
     for spec in with_steps_of_epochs(specs, choices.data_root):
         try:

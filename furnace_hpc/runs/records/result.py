@@ -82,7 +82,9 @@ class RunResult(Config):
     commit: str | None = Field(
         description="git commit of the code, with +dirty if files were changed"
     )
-    versions: dict[str, str] = Field(description="library -> version")
+    versions: dict[str, str] = Field(
+        description="library -> version; image -> the container's image"
+    )
 
 
 def read_result(folder: RunFolder) -> RunResult | None:
