@@ -5,11 +5,11 @@ only, syntax of Python 3.6.
 """
 
 import json
-import os
 from collections import deque
 from typing import Any, Dict, Iterable, Iterator, Optional, Union
 
 from furnace_hpc.host.regular_file import Name, open_regular, read_regular
+from furnace_hpc.host.regular_file import read_tail as read_tail
 
 Record = Dict[str, Any]
 
@@ -55,18 +55,6 @@ def read_json_lines(path: Name) -> Iterator[Record]:
     """
     with open_regular(path, "r", encoding="utf-8", errors="replace") as file:
         yield from parse_lines(file)
-
-
-def read_tail(path: Name, num_bytes: int) -> bytes:
-    """The last bytes of a file.
-
-    Raises:
-        OSError: as `open_regular`.
-    """
-    with open_regular(path) as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - num_bytes))
-        tail = file.read()  # type: bytes
-    return tail
 
 
 def last_lines(path: Name, count: int) -> str:

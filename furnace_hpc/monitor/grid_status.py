@@ -1,5 +1,7 @@
 """Collect what `furnace status` shows of each run, from the runs' files and one query of Slurm."""
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -7,14 +9,13 @@ from typing import Any
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.regular_file import read_regular_text
-from furnace_hpc.monitor.job_cache import JobCache
-from furnace_hpc.monitor.run_status import observe
-from furnace_hpc.runs.file_cache import cached_by_stat
+from furnace_hpc.monitor.job_cache import JobCache, read_job_cache
+from furnace_hpc.monitor.run_status import StatusResolver
+from furnace_hpc.runs.file_cache import cached_by_stat, one_look
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.journal import SCOPE, submissions
 from furnace_hpc.runs.records.attempts import read_attempts
-from furnace_hpc.runs.records.metrics import last_record
-from furnace_hpc.runs.records.result import read_result
+from furnace_hpc.runs.records.metrics import newest_record
 from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.slurm.job_states import Phase, meaning
 
@@ -77,11 +78,15 @@ def overview(folder: GridFolder) -> tuple[list[StatusLine], JobCache]:
 
     Also returns what Slurm has answered.
     """
-    resolver = observe(folder)
-    newest, others = _runs(folder)
-    lines = [line_of(run, resolver(run), *length) for run, length in newest.items()]
-    rest = [line_of(run, resolver(run), *length) for run, length in others.items()]
-    return lines + [line for line in rest if line.status.state in ALIVE], resolver.job_cache
+    with one_look():
+        job_cache = read_job_cache(folder)
+    # A run may have ended before Slurm's answer. So its files are read again.
+    with one_look():
+        resolver = StatusResolver(folder, job_cache)
+        newest, others = _runs(folder)
+        lines = [line_of(run, resolver(run), *length) for run, length in newest.items()]
+        rest = [line_of(run, resolver(run), *length) for run, length in others.items()]
+    return lines + [line for line in rest if line.status.state in ALIVE], job_cache
 
 
 def continues(folder: GridFolder, job_cache: JobCache) -> bool:
@@ -108,7 +113,7 @@ def line_of(
         steps, status = status.step, replace(status, reason=reason)
     record: dict[str, Any] = {}
     if status.attempt:
-        record = last_record(run.metrics(status.attempt)) or {}
+        record = newest_record(run, status.attempt) or {}
     rate = left_s = None
     speeds: dict[str, Any] = {}
     if status.state is RunState.RUNNING:
@@ -120,6 +125,8 @@ def line_of(
 
 
 def _is_stopped_early(run: RunFolder) -> bool:
+    from furnace_hpc.runs.records.result import read_result  # the import takes long
+
     try:
         result = read_result(run)
     except ConfigError:  # damaged, which the table reports
@@ -155,11 +162,12 @@ def _runs(folder: GridFolder) -> tuple[dict[RunFolder, _Length], dict[RunFolder,
     newest: dict[RunFolder, _Length] = {}
     others: dict[RunFolder, _Length] = {}
     names: dict[object, RunFolder] = {}  # folder on disk -> its newest name
+    on_disk = _identities(folder)
     for submission in whole:
         runs = {folder.run(row.run_id): (row.steps, row.epochs) for row in submission.rows}
         if _settings(submission.path / "grid.yaml") == settings:
             newest |= runs
-            names |= {_identity(run): run for run in runs}
+            names |= {on_disk.get(run.run_id, run): run for run in runs}
         else:
             others |= runs
     others = {run: length for run, length in others.items() if run not in newest}
@@ -167,13 +175,15 @@ def _runs(folder: GridFolder) -> tuple[dict[RunFolder, _Length], dict[RunFolder,
     return {run: length for run, length in newest.items() if run in listed}, others
 
 
-def _identity(run: RunFolder) -> object:
-    """Identify the folder on disk. The new folder of a renamed row is a link to the old one."""
-    try:
-        stat = run.path.stat()
-    except OSError:
-        return run
-    return stat.st_dev, stat.st_ino
+def _identities(folder: GridFolder) -> dict[str, object]:
+    """Name -> folder on disk. The new folder of a renamed row is a link to the old one."""
+    found: dict[str, object] = {}
+    with suppress(FileNotFoundError), os.scandir(folder.path) as entries:
+        for entry in entries:
+            with suppress(OSError):  # a link that leads nowhere
+                facts = entry.stat() if entry.is_symlink() else None
+                found[entry.name] = facts.st_ino if facts else entry.inode()
+    return found
 
 
 @cached_by_stat(lambda grid: [grid])

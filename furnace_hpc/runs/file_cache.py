@@ -1,16 +1,52 @@
 """Cache what was read from files until their inode, size or time of change differs."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Stamp = tuple[int, int, int]
+
+# (reader, arguments) -> what it returned, and path -> stamp. None outside of `one_look`.
+_look: dict[Any, Any] | None = None
+
+
+@contextmanager
+def one_look() -> Iterator[None]:
+    """Let each cached reader look at its files once, even if they change in the meantime.
+
+    So a command that needs a file for several answers reads it once, and its answers agree.
+    """
+    global _look
+    before, _look = _look, {}
+    try:
+        yield
+    finally:
+        _look = before
+
+
+def once_per_look(read: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a reader that is called once per arguments within `one_look`. Elsewhere always."""
+
+    @wraps(read)
+    def cached(*args: P.args, **kwargs: P.kwargs) -> T:
+        if _look is None:
+            return read(*args, **kwargs)
+        key = (read, args, *kwargs.items())
+        if key not in _look:
+            _look[key] = read(*args, **kwargs)
+        content: T = _look[key]
+        return content
+
+    return cached
 
 
 def cached_by_stat(
-    files: Callable[..., Iterable[Path]],
+    files: Callable[..., Iterable[Path | str]],
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Decorate a reader so that it reads again only if one of these files has changed.
 
@@ -22,6 +58,7 @@ def cached_by_stat(
     def decorate(read: Callable[P, T]) -> Callable[P, T]:
         known: dict[Any, tuple[list[Any], T]] = {}
 
+        @once_per_look
         @wraps(read)
         def cached(*args: P.args, **kwargs: P.kwargs) -> T:
             # before reading: a change during the read is seen next time
@@ -39,9 +76,10 @@ def cached_by_stat(
     return decorate
 
 
-def _stamp(file: Path) -> tuple[int, int, int] | None:
+@once_per_look
+def _stamp(file: Path | str) -> Stamp | None:
     try:
-        stat = file.stat()
+        facts = os.stat(file)  # noqa: PTH116
     except OSError:
         return None
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
