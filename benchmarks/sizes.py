@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -109,10 +110,12 @@ def growth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def write_study(place: Path, size: int) -> None:
-    """A grid of so many runs, its packed data, and the profile."""
+def write_study(
+    place: Path, size: int, profile: Mapping[str, Any] = {}, **more: dict[str, Any]
+) -> None:
+    """A grid of so many runs, its packed data, and the profile, with more keys of both."""
     (place / "slurm" / "clusters").mkdir(parents=True)
-    (place / "slurm" / "clusters" / "dev.yaml").write_text(yaml.safe_dump(PROFILE))
+    (place / "slurm" / "clusters" / "dev.yaml").write_text(yaml.safe_dump(PROFILE | dict(profile)))
     pack(place / "data" / "tridigits")
     variants = {f"row{n}": {"loss.alpha": n / 1_000_000} for n in range(1, size // SEEDS)}
     grid = GRID | {
@@ -121,7 +124,7 @@ def write_study(place: Path, size: int) -> None:
         "seeds": list(range(SEEDS)),
         "variants": {"base": {}} | variants,
     }
-    (place / "big.yaml").write_text(yaml.safe_dump(grid, sort_keys=False))
+    (place / "big.yaml").write_text(yaml.safe_dump(grid | more, sort_keys=False))
 
 
 def run(place: Path, environment: dict[str, str], command: str, *words: str) -> Times:
