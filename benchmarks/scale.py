@@ -73,7 +73,7 @@ class Outcome(NamedTuple):
     used_gpu_h: float
     hours: float  # until the table
     real_s: float  # of this machine, for all programs of the way
-    missing_at_first: int = 0  # runs without result when nobody has submitted again
+    missing_at_first: int = 0  # runs without result before the first submission by hand
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Decide what a submission does with each run, and why. It only reads run folders and manifests."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -11,7 +12,7 @@ from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.identity import identity
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.validation import group_by_row
-from furnace_hpc.config.train_config import RunSpec, accumulation_steps
+from furnace_hpc.config.train_config import RunSpec, accumulation_steps, run_ids
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
@@ -21,6 +22,7 @@ from furnace_hpc.launch.planning.node_exclusion import excluded_nodes
 from furnace_hpc.launch.planning.plan import Action, Choices, Plan, PlannedRun, Shape
 from furnace_hpc.launch.planning.waiting import hold_back
 from furnace_hpc.runs.adopted import RunMatcher
+from furnace_hpc.runs.file_cache import once_per_look, one_look
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.lead_time import slowest_save_s, too_short
 from furnace_hpc.runs.resume_overrides import KEYS, describe, next_overrides, overridden
@@ -46,11 +48,14 @@ def make_plan(
     """
     check_retry(choices.retry)
     planned, problems, matcher = [], list[tuple[str, str]](), RunMatcher(folder)
-    for spec in with_steps_of_epochs(specs, choices.data_root):
-        try:
-            planned.append(_plan_run(spec, profile, folder, choices, matcher))
-        except ConfigError as error:
-            problems.append((spec.variant, str(error)))
+    specs = with_steps_of_epochs(specs, choices.data_root)
+    with one_look():
+        for spec, run_id in zip(specs, run_ids(specs), strict=True):
+            run = folder.run(run_id)
+            try:
+                planned.append(_plan_run(spec, run, profile, folder, choices, matcher))
+            except ConfigError as error:
+                problems.append((spec.variant, str(error)))
     lines = group_by_row(problems)
     other_code = [run.folder.run_id for run in planned if run.action is Action.REFUSE]
     if other_code:
@@ -78,13 +83,18 @@ def retry_words() -> set[str]:
 
 
 def _plan_run(
-    spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices: Choices, matcher: RunMatcher
+    spec: RunSpec,
+    folder: RunFolder,
+    profile: ClusterProfile,
+    grid: GridFolder,
+    choices: Choices,
+    matcher: RunMatcher,
 ) -> PlannedRun:
     nodes, per_node = profile.shape(spec.resources)
     shape = Shape(nodes, per_node, spec.resources.timeout_min, spec.resources.partition)
     _check_time_limit(spec, profile)
     check_portable(profile, spec.config, spec.resources)
-    found = find(spec, grid, choices, matcher)
+    found = find(spec, folder, grid, choices, matcher)
     decision = _within_budget(_decide(found, choices), spec, found)
     overrides = _overrides(spec, found, decision.action, choices)
     if decision.action.is_start:
@@ -221,10 +231,19 @@ def _attempts_before(grid: GridFolder, folder: RunFolder, action: Action) -> int
 
     One of its processes may still live somewhere. A higher number shows it that it was replaced.
     """
-    older = [str(path) for path in grid.replaced.glob(f"{folder.run_id}.*")]
+    older = [str(path) for path in _replaced_by_run(grid).get(folder.run_id, ())]
     if action is Action.RESTART:
         older.append(str(folder.path))
     return max(map(lifecycle.newest_attempt, older), default=0)
+
+
+@once_per_look
+def _replaced_by_run(grid: GridFolder) -> dict[str, list[Path]]:
+    """Run id -> its folders in `replaced`, which are named `<run id>.<number>`."""
+    found: dict[str, list[Path]] = {}
+    for path in grid.replaced.glob("*"):
+        found.setdefault(path.name.rpartition(".")[0], []).append(path)
+    return found
 
 
 def _compared_samples(spec: RunSpec, overrides: dict[str, Any], world_size: int) -> int:
