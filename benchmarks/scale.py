@@ -44,12 +44,12 @@ from pretend_slurm import install  # noqa: E402
 from scale_runs import GPUS, FurnaceRuns, PlainRuns, Work  # noqa: E402
 from scale_slurm import Clock, Rates, Slurm  # noqa: E402
 from sizes import write_study  # noqa: E402
-from submitit.core import utils  # noqa: E402
 
 from furnace_hpc import follow_up, submit  # noqa: E402
 from furnace_hpc.host import lease  # noqa: E402
 from furnace_hpc.runs.folder import GridFolder  # noqa: E402
-from furnace_hpc.slurm import client  # noqa: E402
+from furnace_hpc.slurm import client, die_with_parent  # noqa: E402
+from furnace_hpc.slurm.die_with_parent import Ended  # noqa: E402
 
 PERSON_S = 8 * 3600.0  # until a person has seen that the jobs have ended, and submits again
 MAX_ARRAY_SIZE = 1001
@@ -204,7 +204,7 @@ def simulated(
     kept += [(time, "monotonic", time.monotonic), (client, "_run", client._run)]
     kept += [(lease, "_boot_id", lease._boot_id)]
     kept += [(lease.socket, "gethostname", lease.socket.gethostname)]
-    kept += [(utils, "CommandFunction", utils.CommandFunction)]
+    kept += [(die_with_parent, "run", die_with_parent.run)]
     before, cwd, umask = dict(os.environ), Path.cwd(), os.umask(0o077)
     try:
         time.time = time.monotonic = lambda: clock.now_s
@@ -212,8 +212,8 @@ def simulated(
         client._run = lambda *command, stdin="": answer(slurm, command)
         lease._boot_id = lambda: os.environ.get("SIMULATED_BOOT", "login")
         lease.socket.gethostname = lambda: os.environ.get("SLURMD_NODENAME", "login")
-        utils.CommandFunction = lambda command, verbose: (
-            lambda: slurm.submit(Path(command[-1]).read_text())
+        die_with_parent.run = lambda command, seconds: Ended(
+            0, slurm.submit(Path(command[-1]).read_text()), ""
         )
         os.environ.update(environment)
         os.chdir(place)

@@ -9,8 +9,8 @@ from typing import Any
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.regular_file import read_regular_text
-from furnace_hpc.monitor.job_cache import JobCache, read_job_cache
-from furnace_hpc.monitor.run_status import StatusResolver
+from furnace_hpc.monitor.job_cache import JobCache
+from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.file_cache import cached_by_stat, one_look
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.journal import SCOPE, submissions
@@ -73,20 +73,17 @@ class StatusLine:
         }
 
 
+@one_look()
 def overview(folder: GridFolder) -> tuple[list[StatusLine], JobCache]:
     """List the runs of the newest submission's settings, then other runs that still wait or run.
 
     Also returns what Slurm has answered.
     """
-    with one_look():
-        job_cache = read_job_cache(folder)
-    # A run may have ended before Slurm's answer. So its files are read again.
-    with one_look():
-        resolver = StatusResolver(folder, job_cache)
-        newest, others = _runs(folder)
-        lines = [line_of(run, resolver(run), *length) for run, length in newest.items()]
-        rest = [line_of(run, resolver(run), *length) for run, length in others.items()]
-    return lines + [line for line in rest if line.status.state in ALIVE], job_cache
+    resolver = observe(folder)
+    newest, others = _runs(folder)
+    lines = [line_of(run, resolver(run), *length) for run, length in newest.items()]
+    rest = [line_of(run, resolver(run), *length) for run, length in others.items()]
+    return lines + [line for line in rest if line.status.state in ALIVE], resolver.job_cache
 
 
 def continues(folder: GridFolder, job_cache: JobCache) -> bool:

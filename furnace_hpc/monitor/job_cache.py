@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.host.json_lines import read_json
+from furnace_hpc.runs.file_cache import look_again
 from furnace_hpc.runs.folder import GridFolder, RunFolder, has_result, write_atomically
 from furnace_hpc.runs.journal import SCOPE, Submission, submissions
 from furnace_hpc.runs.manual_starts import manually_started
@@ -221,6 +222,7 @@ def _query(folder: GridFolder, known: JobCache, jobs: dict[str, ExpectedJob]) ->
     """
     asked_unix_s = time.time()
     listed = client.queue(_users(folder))
+    look_again()  # a run may have ended before Slurm's answer
     queued = {
         job.job_id: job
         for job in listed

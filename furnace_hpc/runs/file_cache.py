@@ -29,6 +29,12 @@ def one_look() -> Iterator[None]:
         _look = before
 
 
+def look_again() -> None:
+    """Forget within `one_look` what was read, because it may have changed since."""
+    if _look is not None:
+        _look.clear()
+
+
 def once_per_look(read: Callable[P, T]) -> Callable[P, T]:
     """Decorate a reader that is called once per arguments within `one_look`. Elsewhere always."""
 

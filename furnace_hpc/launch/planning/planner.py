@@ -1,5 +1,7 @@
 """Decide what a submission does with each run, and why. It only reads run folders and manifests."""
 
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +40,7 @@ class Decision(NamedTuple):
     why: str
 
 
+@one_look()
 def make_plan(
     grid: Grid, specs: list[RunSpec], profile: ClusterProfile, folder: GridFolder, choices: Choices
 ) -> Plan:
@@ -49,13 +52,13 @@ def make_plan(
     check_retry(choices.retry)
     planned, problems, matcher = [], list[tuple[str, str]](), RunMatcher(folder)
     specs = with_steps_of_epochs(specs, choices.data_root)
-    with one_look():
-        for spec, run_id in zip(specs, run_ids(specs), strict=True):
+    choices = replace(choices, get_status=cache(choices.get_status))
+    for spec, run_id in zip(specs, run_ids(specs), strict=True):
+        try:
             run = folder.run(run_id)
-            try:
-                planned.append(_plan_run(spec, run, profile, folder, choices, matcher))
-            except ConfigError as error:
-                problems.append((spec.variant, str(error)))
+            planned.append(_plan_run(spec, run, profile, folder, choices, matcher))
+        except ConfigError as error:
+            problems.append((spec.variant, str(error)))
     lines = group_by_row(problems)
     other_code = [run.folder.run_id for run in planned if run.action is Action.REFUSE]
     if other_code:
