@@ -109,7 +109,7 @@ def _plan_run(
         **_sizes(shape, profile),
         **_limits(spec),
         attempts_before=_attempts_before(grid, found.folder, decision.action),
-        data_dir=str((choices.data_root / spec.config.data.name).resolve()),
+        data_dir=_data_dir(choices.data_root, spec.config.data.name),
         overrides=overrides,
         known_attempts=_newest_number(found),
     )
@@ -238,6 +238,11 @@ def _attempts_before(grid: GridFolder, folder: RunFolder, action: Action) -> int
     if action is Action.RESTART:
         older.append(str(folder.path))
     return max(map(lifecycle.newest_attempt, older), default=0)
+
+
+@once_per_look
+def _data_dir(root: Path, name: str) -> str:
+    return str((root / name).resolve())
 
 
 @once_per_look
