@@ -45,7 +45,7 @@ from scale_runs import GPUS, FurnaceRuns, PlainRuns, Work  # noqa: E402
 from scale_slurm import Clock, Rates, Slurm  # noqa: E402
 from sizes import write_study  # noqa: E402
 
-from furnace_hpc import follow_up, submit  # noqa: E402
+from furnace_hpc import aggregate, follow_up, submit  # noqa: E402
 from furnace_hpc.host import lease  # noqa: E402
 from furnace_hpc.runs.folder import GridFolder  # noqa: E402
 from furnace_hpc.slurm import client, die_with_parent  # noqa: E402
@@ -202,7 +202,7 @@ def simulated(
     """Replace the clock, the hosts and Slurm's commands for this process."""
     kept = [(time, "time", time.time), (time, "sleep", time.sleep)]
     kept += [(time, "monotonic", time.monotonic), (client, "_run", client._run)]
-    kept += [(lease, "_boot_id", lease._boot_id)]
+    kept += [(lease, "_boot_id", lease._boot_id), (aggregate, "_can_draw", aggregate._can_draw)]
     kept += [(lease.socket, "gethostname", lease.socket.gethostname)]
     kept += [(die_with_parent, "run", die_with_parent.run)]
     before, cwd, umask = dict(os.environ), Path.cwd(), os.umask(0o077)
@@ -210,6 +210,7 @@ def simulated(
         time.time = time.monotonic = lambda: clock.now_s
         time.sleep = clock.sleep
         client._run = lambda *command, stdin="": answer(slurm, command)
+        aggregate._can_draw = lambda: False
         lease._boot_id = lambda: os.environ.get("SIMULATED_BOOT", "login")
         lease.socket.gethostname = lambda: os.environ.get("SLURMD_NODENAME", "login")
         die_with_parent.run = lambda command, seconds: Ended(
