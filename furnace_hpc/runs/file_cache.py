@@ -13,6 +13,7 @@ Stamp = tuple[int, int, int]
 
 # (reader, arguments) -> what it returned, and path -> stamp. None outside of `one_look`.
 _look: dict[Any, Any] | None = None
+_MISSING = object()
 
 
 @contextmanager
@@ -43,10 +44,13 @@ def once_per_look(read: Callable[P, T]) -> Callable[P, T]:
         if _look is None:
             return read(*args, **kwargs)
         key = (read, args, *kwargs.items())
-        if key not in _look:
-            _look[key] = read(*args, **kwargs)
-        content: T = _look[key]
-        return content
+        content = _look.get(key, _MISSING)
+        if content is _MISSING:
+            content = read(*args, **kwargs)
+            if _look is not None:  # the reader may have ended the look
+                _look[key] = content
+        known: T = content
+        return known
 
     return cached
 
