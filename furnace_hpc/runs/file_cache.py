@@ -86,7 +86,6 @@ def cached_by_stat(
     return decorate
 
 
-@once_per_look
 def _stamp(file: Path | str) -> Stamp | None:
     try:
         facts = os.stat(file)  # noqa: PTH116
