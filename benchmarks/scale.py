@@ -54,7 +54,8 @@ from furnace_hpc.slurm.die_with_parent import Ended  # noqa: E402
 PERSON_S = 8 * 3600.0  # until a person has seen that the jobs have ended, and submits again
 MAX_ARRAY_SIZE = 1001
 SUBMITIT_FILES = 4  # of a job: its pickles, and two logs
-PROFILE = {"nodes": 1, "processes_per_node": GPUS, "array_parallelism": 10_000}
+PROFILE: dict[str, Any] = {"nodes": 1, "processes_per_node": GPUS, "array_parallelism": 10_000}
+PROFILE |= {"max_array_size": None}  # Slurm is asked
 CASES = {
     "InfiniteHBD": Rates(2.3),
     "Llama 3": Rates(3.8),

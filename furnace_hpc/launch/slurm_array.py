@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
@@ -28,7 +29,7 @@ from furnace_hpc.launch.batch_script import (
 from furnace_hpc.launch.follow_up import read_profile
 from furnace_hpc.launch.planning.plan import Plan, Shape
 from furnace_hpc.launch.rank_main import run_task
-from furnace_hpc.launch.submission import read_scope, withdraw, write_submission
+from furnace_hpc.launch.submission import copy_code, read_scope, withdraw, write_submission
 from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission, job_name, submissions
@@ -54,11 +55,11 @@ def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
         UnavailableError: the controller is away, or its answer was lost.
     """
     check_path(plan.folder.path.resolve())
-    _check_shapes(plan)
+    snapshot = _copy_code_and_check(plan)
     limits = site_limits(plan.profile, live_jobs)
     if not next_wave(plan.shapes, limits):
         raise ConfigError(f"{LIMIT_REACHED}, and submit again")
-    submission = prepare(plan)
+    submission = prepare(plan, snapshot)
     grid = plan.folder.path.name
     try:
         return submit_wave(submission, plan.profile, grid, plan.shapes, limits, plan.exclude)
@@ -70,9 +71,29 @@ def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
         raise
 
 
-def prepare(plan: Plan) -> Submission:
+def _copy_code_and_check(plan: Plan) -> str:
+    """Take the code snapshot while a thread waits for Slurm's opinion on the shapes."""
+    errors: list[BaseException] = []
+
+    def check() -> None:
+        try:
+            _check_shapes(plan)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = Thread(target=check)
+    thread.start()
+    try:
+        return copy_code(plan)
+    finally:
+        thread.join()
+        if errors:
+            raise errors[0]
+
+
+def prepare(plan: Plan, snapshot: str = "") -> Submission:
     """Write everything that batch scripts read, and submit nothing."""
-    submission = write_submission(plan)
+    submission = write_submission(plan, snapshot)
     DelayedSubmission(run_task, str(submission.path)).dump(submission.path / "payload.pkl")
     return submission
 
@@ -133,8 +154,7 @@ def batch_text(plan: Plan, array: Array, submission: Path) -> str:
 
 def test_array(plan: Plan, array: Array) -> client.CommandResult:
     """Return the result of `sbatch --test-only` for an array."""
-    with environment_of_jobs():
-        return client.test_only(batch_text(plan, array, plan.folder.submissions.resolve() / "0"))
+    return client.test_only(batch_text(plan, array, plan.folder.submissions.resolve() / "0"))
 
 
 def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:

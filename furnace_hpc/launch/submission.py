@@ -114,7 +114,12 @@ def _recover(submission: Submission, call: SbatchCall, grid: str) -> None:
     print(found, flush=True)
 
 
-def write_submission(plan: Plan) -> Submission:
+def copy_code(plan: Plan) -> str:
+    """Take the code snapshot unless it is there, and return its name. It changes no submission."""
+    return take_snapshot(plan.folder, own_code_to_copy(plan.grid)).name
+
+
+def write_submission(plan: Plan, snapshot: str = "") -> Submission:
     """Write everything that a submission needs. The caller holds the grid's lock.
 
     That is the declared plan, the code snapshot and grid.yaml without settings. In the
@@ -122,12 +127,16 @@ def write_submission(plan: Plan) -> Submission:
     A submission of trials also has scope.json, because runs of the table follow. A run's folder is
     made when the run begins: to make a thousand of them would take longer than everything else.
 
+    Args:
+        plan: what is submitted.
+        snapshot: what `copy_code` has returned. Empty: the code is copied here.
+
     Raises:
         ConfigError: a run or the code has changed since the plan was made, or others can change the
             code.
     """
     check_place(plan.folder.submissions, plan.folder.path.parent)
-    _check_unchanged(plan)
+    _check_unchanged(plan, snapshot)
     declare_plan(plan)
     for run in plan.runs:
         if run.adopts:
@@ -228,7 +237,7 @@ def withdraw(plan: Plan, submission: Submission) -> None:
         plan.folder.submissions.rmdir()
 
 
-def _check_unchanged(plan: Plan) -> None:
+def _check_unchanged(plan: Plan, snapshot: str) -> None:
     """Raise ConfigError if a run or the code has changed since the plan was made."""
     for run in plan.to_do:
         if run.folder.path.is_symlink():
@@ -238,7 +247,7 @@ def _check_unchanged(plan: Plan) -> None:
             raise ConfigError(
                 f"run {run.folder.run_id} has changed since the plan was made: repeat the command"
             )
-    if take_snapshot(plan.folder, own_code_to_copy(plan.grid)).name != plan.snapshot:
+    if (snapshot or copy_code(plan)) != plan.snapshot:
         raise ConfigError("the code has changed since the plan was made: repeat the command")
     older = {run.attempt.snapshot for run in plan.to_do} - {plan.snapshot}
     for snapshot in older:
