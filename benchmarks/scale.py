@@ -116,12 +116,12 @@ def row_of(case: str, way: str, outcome: Outcome, useful_gpu_h: float) -> dict[s
     }
 
 
-def furnace(work: Work, num_nodes: int, rates: Rates) -> Outcome:
+def furnace(work: Work, num_nodes: int, rates: Rates, **profile: Any) -> Outcome:
     """Submit the grid once, and wait until the last follow-up job has made the table."""
     with tempfile.TemporaryDirectory(prefix="fb", dir=memory_folder()) as name:
         place, started_s = Path(name), time.perf_counter()
         environment = install(place / "slurm")
-        write_study(place, len(work.train_s), PROFILE, resources={"timeout_min": 1440})
+        write_study(place, len(work.train_s), PROFILE | profile, resources={"timeout_min": 1440})
         clock = Clock(time.time())
         begun_s = clock.now_s
         runs = FurnaceRuns(clock, work, continue_submission)
@@ -133,6 +133,8 @@ def furnace(work: Work, num_nodes: int, rates: Rates) -> Outcome:
         table = place / "results" / "big" / "table.md"
         folder = GridFolder(place / "runs" / "big")
         done = len(list(folder.path.glob("*/result.json")))
+        records = len(list(folder.path.glob("*/attempts/*.json")))
+        assert records == runs.bill.attempts, "an attempt has no record, or two have one"
         files = sum(len(names) for _, _, names in os.walk(folder.path))
         return Outcome(
             done,
