@@ -65,7 +65,7 @@ class Sleeper:
         return "done"
 
 
-def test_the_simulated_slurm_keeps_order_limits_and_dependencies():
+def test_the_simulated_slurm_keeps_order_and_limits():
     clock, runner = Clock(0.0), Sleeper()
     slurm = Slurm(clock, runner, 3, Rates(0), seed=1)
     first = slurm.submit("#SBATCH --array=0-3%2\n#SBATCH --job-name=a\n").split()[-1]
