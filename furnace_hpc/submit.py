@@ -24,8 +24,8 @@ from furnace_hpc.config.grids.row import GridRow
 from furnace_hpc.config.grids.trials import row_of
 from furnace_hpc.config.parsing.lookup import data_root, find_shipped, runs_root
 from furnace_hpc.config.parsing.numbers import whole_number
+from furnace_hpc.config.parsing.run_names import TRIAL
 from furnace_hpc.config.pretrained_files import check_pretrained
-from furnace_hpc.config.train_config import TRIAL
 from furnace_hpc.console.options import Cluster, DataRoot, GridFile, RunsRoot, Variants
 from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.batch_script import sbatch_flags

@@ -32,6 +32,7 @@ from furnace_hpc.config.metrics import (
     metric_names,
     split_target,
 )
+from furnace_hpc.config.parsing.run_names import TRIAL
 from furnace_hpc.config.sections.augment import AugmentConfig, check_cached_features
 from furnace_hpc.config.sections.average import EmaConfig
 from furnace_hpc.config.sections.batch import AUTO, MicroBatchSize
@@ -300,7 +301,6 @@ class TrainConfig(Config):
         return metric_direction(self.selection_metric) or self.evaluation.direction or "max"
 
 
-TRIAL = "~"  # between row and number in the name of a trial. No row's name contains it
 RunName = Annotated[str, Field(pattern=rf"{NAME_PATTERN[:-1]}({TRIAL}[0-9]{{1,4}})?$")]
 
 

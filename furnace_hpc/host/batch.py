@@ -29,7 +29,7 @@ if __name__ == "__main__":
 
 from furnace_hpc.host import gpu_check, lifecycle, portable
 from furnace_hpc.host.container import start
-from furnace_hpc.host.json_lines import read_json_lines
+from furnace_hpc.host.json_lines import find_in_order, read_json_lines
 from furnace_hpc.host.local_python.unpack import with_local_python
 from furnace_hpc.host.regular_file import open_regular
 from furnace_hpc.host.steps import guard
@@ -153,8 +153,10 @@ def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
 
 def _find_row(submission: str, key: str, value: Any) -> Dict[str, Any]:
     """The row of a submission whose `key` has this value. Empty if there is none."""
+    file = os.path.join(submission, "rows.jsonl")
     try:
-        for row in read_json_lines(os.path.join(submission, "rows.jsonl")):
+        found = find_in_order(file, key, value) if key == "row" else None
+        for row in [found] if found else read_json_lines(file):
             if row.get(key) == value:
                 return row
     except FileNotFoundError:

@@ -7,7 +7,7 @@ never ends. Standard library only, syntax of Python 3.6.
 import errno
 import os
 import stat
-from typing import IO, Any, Optional, Union
+from typing import IO, Any, Optional, Tuple, Union
 
 RECORD_BYTES = 64 << 20  # more than any JSON file that Furnace writes
 _KINDS = {
@@ -41,23 +41,29 @@ def open_regular(
     """
 
     def opener(name: str, flags: int) -> int:
+        return _open(name, flags, path, at_most)[0]
+
+    return open(path, mode, opener=opener, **how)
+
+
+def _open(name: str, flags: int, path: Name, at_most: Optional[int]) -> Tuple[int, int]:
+    """Open a regular file. Returns its descriptor and its size."""
+    try:
         # without O_NONBLOCK opening a pipe waits for a writer
         descriptor = os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)
-        try:
-            _check(os.fstat(descriptor), path, at_most)
-            os.set_blocking(descriptor, True)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor
-
-    try:
-        return open(path, mode, opener=opener, **how)
     except OSError as error:
         if error.errno == errno.ENXIO:  # what opening a socket gives
             problem = "is a socket or a device, not a regular file"
             raise IrregularFile(errno.EINVAL, problem, str(path)) from None
         raise
+    try:
+        facts = os.fstat(descriptor)
+        _check(facts, path, at_most)
+        os.set_blocking(descriptor, True)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, facts.st_size
 
 
 def check_regular(path: Name, at_most: Optional[int] = None) -> None:
@@ -72,9 +78,31 @@ def read_regular(path: Name, at_most: Optional[int] = RECORD_BYTES) -> bytes:
         IrregularFile: it is not a regular file, or larger.
         OSError: as `open`.
     """
-    with open_regular(path, at_most=at_most, buffering=0) as file:
-        content = file.read()  # type: bytes
-    return content
+    return _read(path, at_most, None)
+
+
+def read_tail(path: Name, num_bytes: int) -> bytes:
+    """The last bytes of a regular file.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    return _read(path, None, num_bytes)
+
+
+def _read(path: Name, at_most: Optional[int], tail: Optional[int]) -> bytes:
+    """A whole file or its end. File objects would make twice as many calls of the system."""
+    descriptor, size = _open(os.fspath(path), os.O_RDONLY, path, at_most)
+    try:
+        if tail is not None and size > tail:
+            os.lseek(descriptor, size - tail, os.SEEK_SET)
+            size = tail
+        blocks = [os.read(descriptor, size + 1)]
+        while blocks[-1]:
+            blocks.append(os.read(descriptor, 1 << 20))
+    finally:
+        os.close(descriptor)
+    return b"".join(blocks)
 
 
 def read_regular_text(path: Name, errors: str = "strict", at_most: Optional[int] = None) -> str:

@@ -4,12 +4,10 @@ The journal gets a line before each sbatch, and another one after it. If a submi
 between, the job is found by its name and never submitted twice.
 """
 
-import io
 import shlex
-import sys
 import time
+import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -261,9 +259,16 @@ class _Executor(SlurmExecutor):  # type: ignore[misc]  # the library is not type
             raise FailedSubmissionError(f"sbatch printed no job id: {text}")
         return job_id
 
-    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        bound = [sys.executable, "-I", "-S", str(die_with_parent.__file__), str(SBATCH_TIMEOUT_S)]
-        return [*bound, "sbatch", str(submission_file_path)]
+    def _submit_command(self, command: str) -> Any:
+        path = Path(self.folder) / f".submission_file_{uuid.uuid4().hex}.sh"
+        path.write_text(self._make_submission_file_text(command, ""))
+        done = die_with_parent.run(["sbatch", str(path)], SBATCH_TIMEOUT_S)
+        if done.code:
+            raise FailedJobError(done.error)
+        job_id = self._get_job_id_from_submission_command(done.output)
+        job = self.job_class(self.folder, job_id, list(range(self._num_tasks())))
+        job.paths.move_temporary_file(path, "submission_file", keep_as_symlink=True)
+        return job
 
 
 def _sbatch(
@@ -275,7 +280,7 @@ def _sbatch(
     if count:
         executor.parameters["map_count"] = count
     try:
-        with environment_of_jobs(), redirect_stderr(io.StringIO()):
+        with environment_of_jobs():
             job_id = str(executor._submit_command(command).job_id)
     except (FailedJobError, FailedSubmissionError) as error:
         job_id = _after_failure(submission, name, short(" ".join(str(error).split())))

@@ -132,13 +132,15 @@ def write_submission(plan: Plan) -> Submission:
     for run in plan.runs:
         if run.adopts:
             link(run.folder, run.adopts)
-    write_atomically(plan.folder.grid, _without_settings(plan))
+    grid_text = _without_settings(plan)
+    write_atomically(plan.folder.grid, grid_text)
     for run in plan.to_do:
         close_open_attempt(run.folder, run.status)
         if run.action is Action.RESTART:
             _move_away(plan.folder, run)
     path = plan.folder.new_submission().resolve()
-    write_atomically(path / "grid.yaml", _yaml(plan.grid))
+    has_settings = bool(plan.grid.settings)
+    write_atomically(path / "grid.yaml", _yaml(plan.grid) if has_settings else grid_text)
     write_atomically(path / "code", f"{plan.folder.code.resolve() / plan.snapshot}\n")
     write_atomically(path / "profile.json", plan.profile.model_dump_json(indent=2) + "\n")
     specs = [run.spec.model_dump_json() + "\n" for run in plan.runs]

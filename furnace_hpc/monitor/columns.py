@@ -28,7 +28,7 @@ class StatusColumn:
     """One column. On a narrow terminal the column of the lowest priority is left out first."""
 
     name: str
-    cell: Callable[[StatusLine], Text]
+    cell: Callable[[StatusLine], Text | str]
     priority: int = 99
     right: bool = field(default=False, kw_only=True)  # aligned to the right
     # A column that would be narrower is left out. At 0 it is never cut.
@@ -92,11 +92,11 @@ def _state(line: StatusLine) -> Text:
     return Text(line.status.state.value, STYLES[line.status.state])
 
 
-def _epoch(line: StatusLine) -> Text:
+def _epoch(line: StatusLine) -> str:
     """Epochs that are done, of all. Empty if the length of the run is given in steps."""
     if line.epochs is None or not line.steps:
-        return Text()
-    return Text(f"{line.epochs * line.status.step / line.steps:.3g}/{line.epochs:.4g}")
+        return ""
+    return f"{line.epochs * line.status.step / line.steps:.3g}/{line.epochs:.4g}"
 
 
 def _left(line: StatusLine) -> str:
@@ -122,7 +122,7 @@ def _tflop_s(line: StatusLine) -> str:
     return f"{line.model_tflop_s:.3g}"
 
 
-def _left_or_reason(line: StatusLine) -> Text:
+def _left_or_reason(line: StatusLine) -> str:
     """Join the time left, the reason of the state, and how the attempt before ended."""
     parts = [line.status.reason]
     if line.left_s is not None:
@@ -132,22 +132,22 @@ def _left_or_reason(line: StatusLine) -> Text:
     return _in_one_line("; ".join(filter(None, parts)))
 
 
-def _in_one_line(text: str) -> Text:
-    return Text(printable(" ".join(text.split())))
+def _in_one_line(text: str) -> str:
+    return printable(" ".join(text.split()))
 
 
 RUN = StatusColumn("run", lambda line: Text(line.run_id), min_width=30)
 STATE = StatusColumn("state", _state)
-STEP = StatusColumn("step", lambda line: Text(f"{line.status.step}/{line.steps}"), 90, right=True)
+STEP = StatusColumn("step", lambda line: f"{line.status.step}/{line.steps}", 90, right=True)
 EPOCH = StatusColumn("epoch", _epoch, 70, right=True, if_known=True)
-LOSS = StatusColumn("loss", lambda line: Text(number(line.loss)), 60, right=True)
-RATE = StatusColumn("samples/s", lambda line: Text(number(line.samples_per_s)), 40, right=True)
-MFU = StatusColumn("MFU", lambda line: Text(_percent(line.mfu)), 35, right=True, if_known=True)
-TFLOPS = StatusColumn("TFLOP/s", lambda line: Text(_tflop_s(line)), 33, right=True, if_known=True)
+LOSS = StatusColumn("loss", lambda line: number(line.loss), 60, right=True)
+RATE = StatusColumn("samples/s", lambda line: number(line.samples_per_s), 40, right=True)
+MFU = StatusColumn("MFU", lambda line: _percent(line.mfu), 35, right=True, if_known=True)
+TFLOPS = StatusColumn("TFLOP/s", _tflop_s, 33, right=True, if_known=True)
 WAIT = StatusColumn(
-    "data wait", lambda line: Text(_percent(line.data_wait)), 32, right=True, if_known=True
+    "data wait", lambda line: _percent(line.data_wait), 32, right=True, if_known=True
 )
-ATTEMPT = StatusColumn("attempt", lambda line: Text(str(line.status.attempt or "")), 30, right=True)
+ATTEMPT = StatusColumn("attempt", lambda line: str(line.status.attempt or ""), 30, right=True)
 PICTURE = (  # on a terminal
     RUN,
     STATE,
@@ -165,7 +165,7 @@ PICTURE = (  # on a terminal
 )
 PLAIN = (  # in a file or a pipe
     RUN,
-    STATE,
+    StatusColumn("state", lambda line: line.status.state.value),
     ATTEMPT,
     STEP,
     EPOCH,
@@ -174,7 +174,7 @@ PLAIN = (  # in a file or a pipe
     MFU,
     TFLOPS,
     WAIT,
-    StatusColumn("left", lambda line: Text(_left(line)), right=True),
+    StatusColumn("left", _left, right=True),
     StatusColumn("job", lambda line: Text(line.status.job_id)),
     StatusColumn("reason", lambda line: _in_one_line(line.status.reason)),
 )

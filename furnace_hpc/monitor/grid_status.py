@@ -1,5 +1,7 @@
 """Collect what `furnace status` shows of each run, from the runs' files and one query of Slurm."""
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -9,12 +11,11 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.monitor.run_status import observe
-from furnace_hpc.runs.file_cache import cached_by_stat
+from furnace_hpc.runs.file_cache import cached_by_stat, one_look
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.journal import SCOPE, submissions
 from furnace_hpc.runs.records.attempts import read_attempts
-from furnace_hpc.runs.records.metrics import last_record
-from furnace_hpc.runs.records.result import read_result
+from furnace_hpc.runs.records.metrics import newest_record
 from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.slurm.job_states import Phase, meaning
 from furnace_hpc.slurm.reasons import Starts, explain
@@ -89,6 +90,7 @@ class StatusLine:
         }
 
 
+@one_look()
 def overview(folder: GridFolder) -> tuple[list[StatusLine], JobCache]:
     """List the runs of the newest submission's settings, then other runs that still wait or run.
 
@@ -137,7 +139,7 @@ def line_of(
         steps, status = status.step, replace(status, reason=reason)
     record: dict[str, Any] = {}
     if status.attempt:
-        record = last_record(run.metrics(status.attempt)) or {}
+        record = newest_record(run, status.attempt) or {}
     rate = left_s = None
     speeds: dict[str, Any] = {}
     if status.state is RunState.RUNNING:
@@ -149,6 +151,8 @@ def line_of(
 
 
 def _is_stopped_early(run: RunFolder) -> bool:
+    from furnace_hpc.runs.records.result import read_result  # the import takes long
+
     try:
         result = read_result(run)
     except ConfigError:  # damaged, which the table reports
@@ -184,11 +188,12 @@ def _runs(folder: GridFolder) -> tuple[dict[RunFolder, _Length], dict[RunFolder,
     newest: dict[RunFolder, _Length] = {}
     others: dict[RunFolder, _Length] = {}
     names: dict[object, RunFolder] = {}  # folder on disk -> its newest name
+    on_disk = _identities(folder)
     for submission in whole:
         runs = {folder.run(row.run_id): (row.steps, row.epochs) for row in submission.rows}
         if _settings(submission.path / "grid.yaml") == settings:
             newest |= runs
-            names |= {_identity(run): run for run in runs}
+            names |= {on_disk.get(run.run_id, run): run for run in runs}
         else:
             others |= runs
     others = {run: length for run, length in others.items() if run not in newest}
@@ -196,13 +201,15 @@ def _runs(folder: GridFolder) -> tuple[dict[RunFolder, _Length], dict[RunFolder,
     return {run: length for run, length in newest.items() if run in listed}, others
 
 
-def _identity(run: RunFolder) -> object:
-    """Identify the folder on disk. The new folder of a renamed row is a link to the old one."""
-    try:
-        stat = run.path.stat()
-    except OSError:
-        return run
-    return stat.st_dev, stat.st_ino
+def _identities(folder: GridFolder) -> dict[str, object]:
+    """Name -> folder on disk. The new folder of a renamed row is a link to the old one."""
+    found: dict[str, object] = {}
+    with suppress(FileNotFoundError), os.scandir(folder.path) as entries:
+        for entry in entries:
+            with suppress(OSError):  # a link that leads nowhere
+                facts = entry.stat() if entry.is_symlink() else None
+                found[entry.name] = facts.st_ino if facts else entry.inode()
+    return found
 
 
 @cached_by_stat(lambda grid: [grid])

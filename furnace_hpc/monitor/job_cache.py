@@ -4,16 +4,18 @@ A failed query changes nothing. A job counts as gone if two answers, some second
 it.
 """
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.host.json_lines import read_json
-from furnace_hpc.runs.folder import GridFolder, RunFolder, write_json
+from furnace_hpc.runs.file_cache import look_again
+from furnace_hpc.runs.folder import GridFolder, RunFolder, has_result, write_atomically
 from furnace_hpc.runs.journal import SCOPE, Submission, submissions
 from furnace_hpc.runs.manual_starts import manually_started
 from furnace_hpc.runs.records.attempts import read_attempts
@@ -97,7 +99,7 @@ class ExpectedJob(NamedTuple):
     @property
     def has_result(self) -> bool:
         """Whether the job's run is done."""
-        return self.run is not None and self.run.result.is_file()
+        return self.run is not None and has_result(self.run)
 
 
 def read_job_cache(folder: GridFolder, needs_answer: bool = False) -> JobCache:
@@ -148,7 +150,7 @@ def _is_settled(job_id: str, job: ExpectedJob, known: JobCache) -> bool:
 
 def _is_done_or_superseded(run: RunFolder, submitted_unix_s: float) -> bool:
     """Whether the run is done, or was started later without Slurm."""
-    if run.result.is_file():
+    if has_result(run):
         return True
     attempts = read_attempts(run) if submitted_unix_s else []
     if not attempts:
@@ -225,6 +227,7 @@ def _query(folder: GridFolder, known: JobCache, jobs: dict[str, ExpectedJob]) ->
     """
     asked_unix_s = time.time()
     listed = client.queue(_users(folder))
+    look_again()  # a run may have ended before Slurm's answer
     queued = {
         job.job_id: job
         for job in listed
@@ -280,9 +283,10 @@ def _read(folder: GridFolder) -> JobCache:
 
 
 def _write(folder: GridFolder, job_cache: JobCache) -> None:
-    content = asdict(job_cache)
-    for name in ("queued", "ended"):
-        content[name] = list(content[name].values())
+    content = vars(job_cache) | {
+        "queued": [vars(job) for job in job_cache.queued.values()],
+        "ended": [vars(job) for job in job_cache.ended.values()],
+    }
     # the grid of another user, or a full disk: only other commands miss the cache
     with suppress(OSError):
-        write_json(folder.slurm_cache, content)
+        write_atomically(folder.slurm_cache, json.dumps(content) + "\n")

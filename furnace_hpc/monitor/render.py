@@ -8,7 +8,7 @@ from dataclasses import replace
 from rich.text import Text
 
 from furnace_hpc.config.parsing.plural import counted
-from furnace_hpc.config.train_config import TRIAL
+from furnace_hpc.config.parsing.run_names import TRIAL
 from furnace_hpc.monitor.columns import PICTURE, PLAIN, RUN, StatusColumn, bar, short_names
 from furnace_hpc.monitor.grid_status import StatusLine
 from furnace_hpc.monitor.job_cache import JobCache
@@ -58,9 +58,9 @@ def _progress(lines: Sequence[StatusLine], width: int) -> Text:
 
 def plain(lines: Sequence[StatusLine], job_cache: JobCache) -> list[str]:
     """The lines for a file or a pipe: all runs, and each text in full."""
-    columns = []
+    columns, ordered = [], _in_order(lines)
     for column in PLAIN:
-        texts = [column.name, *(column.cell(line).plain for line in _in_order(lines))]
+        texts = [column.name, *(str(column.cell(line)) for line in ordered)]
         if column.if_known and not any(texts[1:]):
             continue
         width = max(map(len, texts))
@@ -103,7 +103,7 @@ def table(
     lines: Sequence[StatusLine], columns: Sequence[StatusColumn], width: int, headings: bool = True
 ) -> list[Text]:
     """Draw one line of headings and one line per run. Empty columns are left out."""
-    cells = {column: [column.cell(line) for line in lines] for column in columns}
+    cells = {column: [_text(column.cell(line)) for line in lines] for column in columns}
     wanted: dict[StatusColumn, int] = {}
     for column in columns:
         longest = max((text.cell_len for text in cells[column]), default=0)
@@ -114,6 +114,10 @@ def table(
     if headings:
         rows.insert(0, [Text(column.name, "bold") for column in widths])
     return [_row(row, widths) for row in rows]
+
+
+def _text(cell: Text | str) -> Text:
+    return Text(cell) if isinstance(cell, str) else cell
 
 
 def _fit(wanted: dict[StatusColumn, int], width: int) -> dict[StatusColumn, int]:

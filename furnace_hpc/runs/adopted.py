@@ -40,20 +40,21 @@ class RunMatcher:
     def __init__(self, grid: GridFolder) -> None:
         self._grid, self._root = grid, grid.path.parent
 
-    def find(self, spec: RunSpec, code_hash: str, any_code: bool) -> RunMatches:
+    def find(self, spec: RunSpec, run_id: str, code_hash: str, any_code: bool) -> RunMatches:
         """Find the same run under other names, in this grid or another.
 
         Runs of this code come first, then those of this grid.
 
         Args:
             spec: the planned run.
+            run_id: its name.
             code_hash: hash of the code as it is now.
             any_code: whether runs of other code count too.
         """
-        own_path = self._grid.path / spec.run_id
+        own_path = self._grid.path / run_id
         done: list[tuple[bool, Path]] = []
         unfinished: list[Path] = []
-        for path in self._folders_by_hash.get(spec.run_id.removeprefix(f"{spec.variant}-"), ()):
+        for path in self._folders_by_hash.get(run_id.removeprefix(f"{spec.variant}-"), ()):
             if path == own_path or not self._is_same(spec, path):
                 continue
             try:

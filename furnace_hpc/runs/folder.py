@@ -28,12 +28,16 @@ temporary name, synced and renamed.
 
 import errno
 import json
+import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.durable_files import replace_file
+from furnace_hpc.runs.file_cache import once_per_look
 
 # Errors of a network file system, a quota or a full disk. They may pass, so the run is retried.
 TRANSIENT_ERRNOS = frozenset(
@@ -188,7 +192,7 @@ class GridFolder:
 
     def run(self, run_id: str) -> RunFolder:
         """The folder of one run."""
-        return RunFolder(self.path / run_id)
+        return _run(self.path, run_id)
 
     def all_submissions(self) -> list[Path]:
         """Folders of all submissions, oldest first."""
@@ -206,6 +210,21 @@ class GridFolder:
                 return folder
             except FileExistsError:  # another process took this number
                 number += 1
+
+
+@cache
+def _run(grid: Path, run_id: str) -> RunFolder:
+    """The same object for each call: status compares thousands of them."""
+    return RunFolder(grid / run_id)
+
+
+@once_per_look
+def has_result(run: RunFolder) -> bool:
+    """Whether result.json exists, so that the run is done."""
+    try:
+        return S_ISREG(os.stat(f"{run.path}/result.json").st_mode)  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,6 +1,6 @@
 """Find runs that the user's own batch scripts (slurm/*.sbatch) began. No journal has their jobs."""
 
-from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.folder import GridFolder, has_result
 from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.records.attempts import Attempt, read_attempts
 
@@ -20,7 +20,7 @@ def manually_started(folder: GridFolder, submissions: list[Submission]) -> dict[
     found = {}
     for run_id in run_ids:
         run = folder.run(run_id)
-        if run.result.is_file():
+        if has_result(run):
             continue
         attempts = read_attempts(run)
         if attempts and attempts[-1].job_id and attempts[-1].job_id not in known_jobs:

@@ -70,6 +70,8 @@ def overridden(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig
     Raises:
         ConfigError: a value is not valid for its field.
     """
+    if not overrides:
+        return config
     content = config.model_dump()
     if "deepspeed" in overrides:
         del content["deepspeed"]

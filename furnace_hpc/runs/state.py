@@ -5,10 +5,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from furnace_hpc.host import end_reasons, lifecycle
-from furnace_hpc.runs.file_cache import cached_by_stat
-from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.file_cache import cached_by_stat, once_per_look
+from furnace_hpc.runs.folder import RunFolder, has_result
 from furnace_hpc.runs.records.attempts import Attempt, holder_is_alive, read_attempt, read_attempts
-from furnace_hpc.runs.records.metrics import last_record
+from furnace_hpc.runs.records.metrics import newest_record
 
 
 class RunState(StrEnum):
@@ -89,6 +89,7 @@ END_REASONS = {
 }
 
 
+@once_per_look
 def read_status(folder: RunFolder) -> RunStatus:
     """The run's state: done if result.json exists, else as its newest attempt ended."""
     return within_budget(folder, _read_status(folder))
@@ -124,7 +125,7 @@ def _exhausted_budget(folder: RunFolder, newest: int) -> str:
 
 def _read_status(folder: RunFolder) -> RunStatus:
     attempts = read_attempts(folder)
-    is_done = folder.result.is_file()
+    is_done = has_result(folder)
     if not attempts:
         return RunStatus(RunState.DONE if is_done else RunState.NEW, 0, 0, "")
     newest = attempts[-1]
@@ -153,7 +154,7 @@ def _state_of_holder(attempt: Attempt) -> tuple[RunState, str]:
 
 
 def _step(folder: RunFolder, attempt: Attempt) -> int:
-    record = last_record(folder.metrics(attempt.attempt))
+    record = newest_record(folder, attempt.attempt)
     return max(attempt.step, record["step"] if record else 0)
 
 

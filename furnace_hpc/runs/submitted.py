@@ -3,18 +3,20 @@
 import json
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from furnace_hpc.config.base import NAME_PATTERN
 from furnace_hpc.config.errors import ConfigError, nearest
-from furnace_hpc.config.grids.ablate import Overrides
-from furnace_hpc.config.grids.grid import Grid, load_grid, read_grid, results_name
 from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.config.parsing.lookup import find_file, is_path, parse_value, read_yaml
 from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import GridFolder
+
+# Functions import the grid's modules, which take as long as all else that `status` imports.
+if TYPE_CHECKING:
+    from furnace_hpc.config.grids.ablate import Overrides
+    from furnace_hpc.config.grids.grid import Grid
 
 
 class SubmissionRow(NamedTuple):
@@ -68,8 +70,10 @@ def read_rows(file: Path) -> list[SubmissionRow]:
         ) from None
 
 
-def runs_of_table(folder: GridFolder, grid: Grid) -> set[str]:
+def runs_of_table(folder: GridFolder, grid: "Grid") -> set[str]:
     """Ids of all runs that were submitted for this table: with the same `--set`."""
+    from furnace_hpc.config.grids.grid import read_grid, results_name
+
     found = set[str]()
     for submission in folder.all_submissions():
         try:
@@ -119,6 +123,8 @@ def resubmit_command(folder: GridFolder, settings: dict[str, Any], *words: str) 
 
     It names the submitted copy of the grid if experiments/ has no file of that name.
     """
+    from furnace_hpc.config.grids.grid import load_grid
+
     name = folder.path.name
     try:
         is_known = load_grid(name).name == name
@@ -139,6 +145,9 @@ def grid_name(name_or_path: str) -> str:
     """
     if not is_path(name_or_path):
         return name_or_path
+    from furnace_hpc.config.base import NAME_PATTERN
+    from furnace_hpc.config.grids.grid import read_grid
+
     path = find_file("grid", name_or_path)
     content = read_yaml(path)
     name = content.get("name") if isinstance(content, dict) else None
@@ -147,7 +156,7 @@ def grid_name(name_or_path: str) -> str:
     return read_grid(path).name  # its error names every problem
 
 
-def set_options(settings: Overrides) -> list[str]:
+def set_options(settings: "Overrides") -> list[str]:
     """Return these settings as `--set` options."""
     options = [("--set", f"{key}={_as_text(value)}") for key, value in settings.items()]
     return [word for option in options for word in option]

@@ -1,45 +1,46 @@
-"""Run a command that is killed with its parent: `python die_with_parent.py SECONDS COMMAND ...`.
+"""Run a command that is killed with this process.
 
 If a submitter is killed, its sbatch must not submit afterwards: the next command may already have
-checked whether the job exists. Bytes that are no UTF-8, for example in a site's banner, are
-replaced, because submitit cannot read them.
+checked whether the job exists.
 """
 
 import ctypes
 import os
 import signal
 import subprocess
-import sys
+from typing import NamedTuple
 
 PR_SET_PDEATHSIG = 1  # prctl(2); exec keeps it, fork clears it
 
 
-def main(seconds: int, command: list[str]) -> int:
-    """Run `command`, print its output and return its exit code.
+class Ended(NamedTuple):
+    """How a command has ended. Bytes that are no UTF-8, as in a site's banner, are replaced."""
 
-    The kernel kills `command` together with this process, and this process together with its
-    parent.
+    code: int
+    output: str
+    error: str
+
+
+def run(command: list[str], seconds: float) -> Ended:
+    """Run `command`. The kernel kills it together with this process.
+
+    After `seconds` it is killed. Then its code is 1, and it has no output: its outcome is unknown.
     """
-    die_with(os.getppid())
     pid = os.getpid()
     try:
-        child = subprocess.Popen(
+        done = subprocess.run(
             command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
+            timeout=seconds,
+            check=False,
             preexec_fn=lambda: die_with(pid),
         )
-        out, error = child.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        child.kill()
-        return 1  # no output: the outcome is not known
+        return Ended(1, "", "")
     except OSError as error:
-        print(f"{command[0]}: {error.strerror}", file=sys.stderr)
-        return 1
-    for stream, output in ((sys.stdout, out), (sys.stderr, error)):
-        stream.buffer.write(output.decode("utf-8", "replace").encode())
-    code = child.returncode
-    return code if code >= 0 else 128 - code
+        return Ended(1, "", f"{command[0]}: {error.strerror}")
+    code = done.returncode if done.returncode >= 0 else 128 - done.returncode
+    return Ended(code, *(text.decode("utf-8", "replace") for text in (done.stdout, done.stderr)))
 
 
 def die_with(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
@@ -47,7 +48,3 @@ def die_with(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:  # the parent died before prctl
         os._exit(1)
-
-
-if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))

@@ -12,7 +12,8 @@ from furnace_hpc.config.grids.expansion import with_values
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.grids.row import GridRow, runs_on
 from furnace_hpc.config.grids.tune import Values, draw_values
-from furnace_hpc.config.train_config import TRIAL, RunSpec, run_ids
+from furnace_hpc.config.parsing.run_names import TRIAL
+from furnace_hpc.config.train_config import RunSpec, run_ids
 
 NOT_CHOSEN = "values not chosen yet"  # instead of a fingerprint, so that no run has the id
 

@@ -40,9 +40,10 @@ class Found(NamedTuple):
     has_code: bool  # whether the snapshot that it began with still exists
 
 
-def find(spec: RunSpec, grid: GridFolder, choices: Choices, matcher: RunMatcher) -> Found:
-    """Read what exists of a run."""
-    folder = grid.run(spec.run_id)
+def find(
+    spec: RunSpec, folder: RunFolder, grid: GridFolder, choices: Choices, matcher: RunMatcher
+) -> Found:
+    """Read what exists of a run, whose own name is that of `folder`."""
     place, matches = _find_place(spec, folder, choices, matcher)
     files = read_status(place)
     status = choices.get_status(folder) if place is folder else files
@@ -73,7 +74,9 @@ def _find_place(
         return folder, NO_MATCHES  # its job may be about to make the folder
     matches = NO_MATCHES
     if choices.adopt:
-        matches = matcher.find(spec, choices.code_hash, any_code=not choices.new_code)
+        matches = matcher.find(
+            spec, folder.run_id, choices.code_hash, any_code=not choices.new_code
+        )
     if matches.done:
         return RunFolder(matches.done), matches
     if is_link:  # it must not be followed: return a folder that does not exist

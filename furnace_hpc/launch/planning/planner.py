@@ -1,5 +1,8 @@
 """Decide what a submission does with each run, and why. It only reads run folders and manifests."""
 
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -13,7 +16,7 @@ from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.sbatch_flags import merged
 from furnace_hpc.config.parsing.validation import group_by_row
 from furnace_hpc.config.sections.resources import Resources
-from furnace_hpc.config.train_config import RunSpec, accumulation_steps
+from furnace_hpc.config.train_config import RunSpec, accumulation_steps, run_ids
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
@@ -24,6 +27,7 @@ from furnace_hpc.launch.planning.node_exclusion import excluded_nodes
 from furnace_hpc.launch.planning.plan import Action, Choices, Plan, PlannedRun, Shape
 from furnace_hpc.launch.planning.waiting import hold_back
 from furnace_hpc.runs.adopted import RunMatcher
+from furnace_hpc.runs.file_cache import once_per_look, one_look
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.lead_time import slowest_save_s, too_short
 from furnace_hpc.runs.resume_overrides import KEYS, describe, next_overrides, overridden
@@ -39,6 +43,7 @@ class Decision(NamedTuple):
     why: str
 
 
+@one_look()
 def make_plan(
     grid: Grid, specs: list[RunSpec], profile: ClusterProfile, folder: GridFolder, choices: Choices
 ) -> Plan:
@@ -51,9 +56,12 @@ def make_plan(
     check_retry(choices.retry)
     check_container(profile, (folder.path, choices.data_root))
     planned, problems, matcher = [], list[tuple[str, str]](), RunMatcher(folder)
-    for spec in with_steps_of_epochs(specs, choices.data_root):
+    specs = with_steps_of_epochs(specs, choices.data_root)
+    choices = replace(choices, get_status=cache(choices.get_status))
+    for spec, run_id in zip(specs, run_ids(specs), strict=True):
         try:
-            planned.append(_plan_run(spec, profile, folder, choices, matcher))
+            run = folder.run(run_id)
+            planned.append(_plan_run(spec, run, profile, folder, choices, matcher))
         except ConfigError as error:
             problems.append((spec.variant, str(error)))
     lines = group_by_row(problems)
@@ -83,12 +91,17 @@ def retry_words() -> set[str]:
 
 
 def _plan_run(
-    spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices: Choices, matcher: RunMatcher
+    spec: RunSpec,
+    folder: RunFolder,
+    profile: ClusterProfile,
+    grid: GridFolder,
+    choices: Choices,
+    matcher: RunMatcher,
 ) -> PlannedRun:
     shape = _shape(spec.resources, profile)
     _check_time_limit(spec, profile)
     check_portable(profile, spec.config, spec.resources)
-    found = find(spec, grid, choices, matcher)
+    found = find(spec, folder, grid, choices, matcher)
     decision = _within_budget(_decide(found, choices), spec, found)
     overrides = _overrides(spec, found, decision.action, choices)
     if decision.action.is_start:
@@ -100,7 +113,7 @@ def _plan_run(
         **_sizes(shape, profile),
         **_limits(spec),
         attempts_before=_attempts_before(grid, found.folder, decision.action),
-        data_dir=str((choices.data_root / spec.config.data.name).resolve()),
+        data_dir=_data_dir(choices.data_root, spec.config.data.name),
         overrides=overrides,
         known_attempts=_newest_number(found),
     )
@@ -235,10 +248,24 @@ def _attempts_before(grid: GridFolder, folder: RunFolder, action: Action) -> int
 
     One of its processes may still live somewhere. A higher number shows it that it was replaced.
     """
-    older = [str(path) for path in grid.replaced.glob(f"{folder.run_id}.*")]
+    older = [str(path) for path in _replaced_by_run(grid).get(folder.run_id, ())]
     if action is Action.RESTART:
         older.append(str(folder.path))
     return max(map(lifecycle.newest_attempt, older), default=0)
+
+
+@once_per_look
+def _data_dir(root: Path, name: str) -> str:
+    return str((root / name).resolve())
+
+
+@once_per_look
+def _replaced_by_run(grid: GridFolder) -> dict[str, list[Path]]:
+    """Run id -> its folders in `replaced`, which are named `<run id>.<number>`."""
+    found: dict[str, list[Path]] = {}
+    for path in grid.replaced.glob("*"):
+        found.setdefault(path.name.rpartition(".")[0], []).append(path)
+    return found
 
 
 def _compared_samples(spec: RunSpec, overrides: dict[str, Any], world_size: int) -> int:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host import lifecycle
-from furnace_hpc.runs.file_cache import cached_by_stat
+from furnace_hpc.runs.file_cache import cached_by_stat, once_per_look
 from furnace_hpc.runs.folder import RunFolder
 
 
@@ -83,7 +83,7 @@ class AttemptHistory:
         return next((attempt for attempt in self.attempts if attempt.step), None)
 
 
-@cached_by_stat(lambda folder, number: [folder.attempt(number)])
+@cached_by_stat(lambda folder, number: [f"{folder.path}/attempts/{number}.json"])
 def read_attempt(folder: RunFolder, number: int) -> Attempt:
     """Read one attempt of a run."""
     try:
@@ -93,6 +93,7 @@ def read_attempt(folder: RunFolder, number: int) -> Attempt:
         raise ConfigError(f"{path} is no record of an attempt ({problem}): move it away") from None
 
 
+@once_per_look
 def read_attempts(folder: RunFolder) -> list[Attempt]:
     """Read all attempts of a run, oldest first."""
     return [read_attempt(folder, number) for number in lifecycle.attempt_numbers(str(folder.path))]

@@ -9,7 +9,7 @@ from typing import Any
 
 from furnace_hpc.host.json_lines import parse_line, read_json_lines, read_tail
 from furnace_hpc.host.regular_file import IrregularFile
-from furnace_hpc.runs.file_cache import cached_by_stat
+from furnace_hpc.runs.file_cache import cached_by_stat, once_per_look
 from furnace_hpc.runs.folder import TRANSIENT_ERRNOS, RunFolder
 
 MEASURED = {"step_time_s", "samples_per_s", "time_unix_s", "attempt", "data_wait_s", "energy_j"}
@@ -69,6 +69,12 @@ def records_of_attempt(folder: RunFolder, number: int) -> list[dict[str, Any]]:
     with suppress(FileNotFoundError):
         return list(_records(folder.metrics(number)))
     return []
+
+
+@once_per_look
+def newest_record(folder: RunFolder, attempt: int) -> dict[str, Any] | None:
+    """The newest complete training record of one attempt."""
+    return last_record(folder.metrics(attempt))
 
 
 @cached_by_stat(lambda path, tail_bytes=0: [path])
