@@ -327,15 +327,8 @@ def audioset(
     from furnace_hpc.data.sets.audioset import ClipKnobs, Lists, plan_audioset
 
     refuse_for("audioset", for_, "a clip with the paths of its frames and sound, and its classes")
-    sound = knobs_of(
-        SoundKnobs,
-        feature=feature,
-        coefficients=coefficients,
-        frames=audio_frames,
-        hop=hop,
-        window=window,
-        channels=channels,
-    )
+    frame = {"frames": audio_frames, "hop": hop, "window": window, "channels": channels}
+    sound = knobs_of(SoundKnobs, feature=feature, coefficients=coefficients, **frame)
     size = stored_size_of(image_store, image_size, image_stored_size)
     image = knobs_of(ImageKnobs, "image-", size=size, fit=image_fit, filter=image_filter)
     lists = Lists(train_list, val_list, test_list)

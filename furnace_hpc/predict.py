@@ -169,8 +169,8 @@ def _parsed_numbers(given: str) -> dict[str, str]:
         name, equals, value = (text.strip() for text in part.rpartition("="))
         if not equals or not name or name in found:
             raise ConfigError(
-                f"--numbers has {part!r}, wanted each number once as NAME=NUMBER, such as "
-                "age=41,height=1.8"
+                f"--numbers has {part!r}, wanted each number once as NAME=NUMBER, with a "
+                "decimal point, such as age=41,height=1.8"
             )
         found[name] = value
     return found

@@ -167,7 +167,7 @@ def test_hashes_of_texts_and_halves():
     texts = [
         *("Seven eight nine, ten eleven twelve 1!", "seven EIGHT nine ten ELEVEN \u00e4lter"),
         *("nine eight seven ten eleven twelve", "seven eight nine ten eleven", "", None),
-        *("\u00c4rger hat er mit \u00fcber 20 Leuten", "\u00e4rger, hat er: mit unter Leuten"),
+        *("\u00c4rger hat er mit \u00fcber 20 Leuten", "\u00e4rger, hat er: mit ihren Leuten"),
     ]
     frame = pl.DataFrame({"text": texts}).lazy()
     found = measure_texts(SimpleNamespace(frame=frame))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:  # workers set its number of threads before they import it
     import polars as pl
 
-BLOCK_BYTES = 1 << 18  # of texts that are split at once. Arrays of this size stay in the cache
+BLOCK_BYTES = 1 << 17  # of texts that are split at once. Arrays of this size stay in the cache
 KEY_BYTES = 16  # words of more bytes have no exact key
 EMPTY = -1  # number of a place without a word
 _BETWEEN, _PART, _WHOLE = range(3)  # what a byte is: no word, a part of a word, or a word
