@@ -69,10 +69,11 @@ def set_up(
 
     watchdog.heartbeat("building the model")
     model = build_model(config, columns.manifest)
-    initial_weights = set_initial_weights(model, config, folder, processes, watchdog.heartbeat)
+    given = (model, config, columns.manifest, folder, processes)
+    initial_weights = set_initial_weights(*given, watchdog.heartbeat)
     if processes.is_rank_zero:
         _print_left_out(model)
-    num_parameters, trainable_parameters = _sizes_of(model)
+    sizes = _sizes_of(model)
     features = frozen_features(model, config, columns, folder, processes, watchdog, stop)
     flops = _count_flops(model, config, columns.manifest, folder, processes, features)
     if config.compile:
@@ -95,20 +96,22 @@ def set_up(
         processes=processes,
         engine=engine,
         readers=readers,
-        num_parameters=num_parameters,
         watchdog=watchdog,
         stop=stop,
         data_origin=origin_of(columns.manifest),
         flops=flops,
         initial_weights=initial_weights,
-        trainable_parameters=trainable_parameters,
+        **sizes,
     )
 
 
-def _sizes_of(model: Network) -> tuple[int, int]:
+def _sizes_of(model: Network) -> dict[str, int]:
     """The numbers of all parameters, and of those that are trained."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
+    return {
+        "num_parameters": sum(size for size, _ in sizes),
+        "trainable_parameters": sum(size for size, is_trained in sizes if is_trained),
+    }
 
 
 def _choose_micro_batch(

@@ -20,6 +20,7 @@ from furnace_hpc.data.features.reader import FeatureReader, mask_key
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.engine.features import build
 from furnace_hpc.engine.features.build import CACHE, Features, frozen_features
+from furnace_hpc.engine.features.identity import digest_of, source_of
 from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.engine.ranks.stop import Stopped, StopRequest
 from furnace_hpc.engine.ranks.watchdog import Watchdog
@@ -219,3 +220,14 @@ def test_a_trained_part_is_refused(columns: Columns, tmp_path: Path):
     encoder = model.furnace_encoders()["text"]
     with pytest.raises(ConfigError, match="embeddings.word_embeddings.weight of it is trained"):
         build.FrozenEncoder("text", encoder, CPU, torch.float32)
+
+
+def test_settings_of_own_code_are_in_the_digest(columns: Columns):
+    """A parameter of own code need not be a weight."""
+    digests = set()
+    for scale in (1.0, 2.0):
+        section = CACHED | {"encoder": "study.enc:Rows", "encoder_args": {"scale": scale}}
+        config = make_config(model__text=section)
+        encoder = build.FrozenEncoder("text", torch.nn.Identity(), CPU, torch.float32)
+        digests.add(digest_of(source_of(encoder, config, columns.manifest, CPU)))
+    assert len(digests) == 2

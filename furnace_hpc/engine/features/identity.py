@@ -26,6 +26,7 @@ def source_of(
         "pack": manifest.fingerprint,
         "manifest": hashlib.sha256(content).hexdigest(),
         "modality": encoder.modality,
+        "settings": config.model.encoder(encoder.modality).model_dump(mode="json"),
         "network": _network_of(encoder.module),
         "weights": _weights_of(encoder.module),
         "own_code": config.own_code,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.manifest import TEXT_SECOND
 from furnace_hpc.config.own_code.references import Reference
 from furnace_hpc.config.sections.encoder import EncoderConfig
 from furnace_hpc.config.sections.loss import LossConfig
@@ -77,6 +78,9 @@ class OwnNetwork(Network):
         self.module = make_module(reference, context)
         self._check_encoders(config, made)
         self._made = made  # a plain dict: the module has registered them
+        self._second_B: Tensor | None = None
+        if "text" in made:
+            made["text"].register_forward_pre_hook(self._add_second, with_kwargs=True)
         self._add_loss_heads(config, num_classes, loss, ordinal)
 
     def _check_encoders(self, config: ModelConfig, made: Mapping[str, nn.Module]) -> None:
@@ -90,6 +94,18 @@ class OwnNetwork(Network):
                     f"and {self._path} does not use it. Call context.make_encoder({name!r}) in "
                     f"__init__, or remove the settings"
                 )
+
+    def _add_second(
+        self, encoder: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Add the places of the second texts to a call of the text encoder.
+
+        So an encoder with token types reads pairs as it does in the built-in network.
+        """
+        is_whole = given and self._second_B is not None and len(given[0]) == len(self._second_B)
+        if not is_whole or len(given) > 2 or "second_B" in named:
+            return None
+        return given, named | {"second_B": self._second_B}
 
     def furnace_encoders(self) -> Mapping[str, nn.Module]:
         """Modality -> the encoder that the module has asked Furnace for."""
@@ -131,6 +147,10 @@ class OwnNetwork(Network):
             if name in lengths:
                 one_B = torch.ones_like(lengths[name])
                 given_lengths[name] = torch.where(present_B, lengths[name], one_B)
+        self._second_B = lengths.get(TEXT_SECOND)
+        if self._second_B is not None:  # that of an absent text must not change anything
+            present_B = present_BM[:, self.modalities.index("text")]
+            self._second_B = torch.where(present_B, self._second_B, 0)
         output = self.module(given, given_lengths, present_BM)
         self._check(output, present_BM)
         features_BMD = output["features"] * present_BM.unsqueeze(2).to(output["features"].dtype)
