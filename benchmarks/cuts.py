@@ -32,6 +32,7 @@ from network_cuts import (  # noqa: E402
     PATIENT_S,
     Cut,
     Victim,
+    read_attempts,
     strike,
 )
 from real_study import GRID, RealStudy  # noqa: E402
@@ -40,7 +41,7 @@ from slurm_cluster import start_cluster  # noqa: E402
 from furnace_hpc.data.sets.tridigits.pack import pack  # noqa: E402
 from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs  # noqa: E402
 
-STEPS, NODES, PARALLEL = 200, 10, 3
+STEPS, NODES, PARALLEL = 90, 14, 4
 SPARE_ATTEMPTS = 1  # more than the cut itself costs
 RESOURCES = {"max_attempts": 20, "max_idle_attempts": 10}
 OPTIONS = ("--net", "separate", "--nodes", str(NODES), "--cpus", "1", "--gpus", "0")
@@ -88,7 +89,7 @@ def _grid_of(
         "seeds": [0],
         "reference": "cut0",
         "resources": RESOURCES,
-        "base": GRID["base"] | {"steps": STEPS, "checkpoint_every": 10},  # type: ignore[operator]
+        "base": GRID["base"] | {"steps": STEPS, "evaluation": {"every": 45}},  # type: ignore[operator]
         "variants": {f"cut{number}": _variant(number, cut) for number, cut in enumerate(cuts)},
     }
     if not kept.exists():
@@ -145,14 +146,11 @@ def _strike_all(study: RealStudy, cuts: list[Cut], limit_s: float) -> None:
 def _rows(kept: Path, calm: Path, cuts: list[Cut]) -> list[dict[str, Any]]:
     rows, same = [], []
     for number, cut in enumerate(cuts):
-        [run] = (path for path in kept.glob(f"runs/study/cut{number}-*") if path.is_dir())
-        [theirs] = calm.glob(f"runs/study/{run.name}/result.json")
-        reasons = [attempt.get("reason") for attempt in Victim(None, run).attempts()]  # type: ignore[arg-type]
-        equal = False
-        if (run / "result.json").exists():
-            results = [json.loads(path.read_text()) for path in (run / "result.json", theirs)]
-            keys = ("parameters_sha256", "metrics")
-            equal = all(results[0][key] == results[1][key] for key in keys)
+        pattern = f"runs/study/cut{number}-*"
+        attempts = [path for run in kept.glob(pattern) for path in read_attempts(run)]
+        reasons = [attempt.get("reason") for attempt in attempts]
+        ours, theirs = (_results(place, pattern) for place in (kept, calm))
+        equal = bool(ours) and ours == theirs
         same.append(equal)
         rows.append(
             {
@@ -171,6 +169,12 @@ def _rows(kept: Path, calm: Path, cuts: list[Cut]) -> list[dict[str, Any]]:
         "reached": all(same) and tables[0] == tables[1],
     }
     return [*rows, summary]
+
+
+def _results(place: Path, pattern: str) -> list[Any]:
+    """What two results of one run must have in common. Empty if it has none."""
+    results = [json.loads(path.read_text()) for path in place.glob(f"{pattern}/result.json")]
+    return [(result["parameters_sha256"], result["metrics"]) for result in results]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from real_study import whole_lines
 from slurm_cluster import Cluster
 
-TRAINED_STEPS = 30  # of the first attempt, before the cut
+TRAINED_STEPS = 20  # of the first attempt, before the cut
 HANG_S = 30.0  # hang timeout of a run whose ranks notice the cut first
 PATIENT_S = 600.0  # of a run whose cut Slurm must notice first
 SEEN_S = 10.0  # from the first step of the next attempt to the end of the cut
@@ -32,12 +32,6 @@ class Victim:
         path = self.folder / "metrics" / f"{attempt}.jsonl"
         lines = whole_lines(path) if path.exists() else []
         return max((json.loads(line)["step"] for line in lines), default=0)
-
-    def attempts(self) -> list[dict]:
-        """The records of all attempts, in their order."""
-        files = (self.folder / "attempts").glob("*.json")
-        ordered = sorted(files, key=lambda path: int(path.stem))
-        return [json.loads(path.read_text()) for path in ordered]
 
     def wait_for(self, predicate: Callable[[], object]) -> bool:
         """Wait until it is true, or until the run is done. False: the time was too short."""
@@ -137,8 +131,14 @@ NODE_CUTS = (
 )
 CONTROLLER_CUTS = (
     Cut("the controller from all nodes, 8 s", _controller(8), 1),
-    Cut("the controller from all nodes, 60 s", _controller(60), 2),
+    Cut("the controller from all nodes, 60 s", _controller(60), 2, patient=True),
 )
+
+
+def read_attempts(run: Path) -> list[dict]:
+    """The records of a run's attempts, in their order."""
+    files = sorted((run / "attempts").glob("*.json"), key=lambda path: int(path.stem))
+    return [json.loads(path.read_text()) for path in files]
 
 
 def strike(cut: Cut, victim: Victim) -> None:
