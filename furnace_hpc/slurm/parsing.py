@@ -18,6 +18,10 @@ TIME_LIMIT = r"[0-9:-]+|[A-Za-z_/]+"
 JOB_ID = r"[0-9]\S*"
 # id of the job or array, element, state, reason, start, partition, name
 _QUEUED = (NUMBER, r"N/A|[0-9][0-9,:%-]*", STATE, ANY, ANY, ANY, ANY)
+_UNUSABLE = re.compile(
+    r"(down|drain|drng|fail|maint|boot|unk|inval|planned_down|no_respond|future|futr)",
+    re.IGNORECASE,
+)
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}")
 _ACCOUNTED = (JOB_ID, STATE, r"[0-9:]*", ANY)  # id, state, exit code, name
 
@@ -123,6 +127,11 @@ def array_id(text: str) -> str | None:
     for row in read_table(text, (r"[0-9]+([_+.]\S*)?",)).rows:
         return re.split("[_+.]", row[0])[0]
     return None
+
+
+def is_usable(node_state: str) -> bool:
+    """Whether a node in this state (%t of sinfo) takes jobs now, or when its jobs end."""
+    return not _UNUSABLE.match(node_state)
 
 
 def submitted_id(text: str) -> str | None:
