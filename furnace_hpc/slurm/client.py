@@ -95,7 +95,7 @@ def pending(partitions: Iterable[str]) -> list[PendingJob]:
     Raises:
         UnavailableError: the controller did not answer.
     """
-    options = ("--noheader", "--priority", "--states=PENDING", "--format=%F|%Q|%P")
+    options = ("--noheader", "--priority", "--states=PENDING", "--format=%F|%Q|%P|%r")
     return read_pending(run_checked("squeue", *options, f"--partition={','.join(partitions)}"))
 
 

@@ -44,6 +44,7 @@ class PendingJob(NamedTuple):
     base_id: str
     priority: int  # 0 if it is held
     partition: str
+    reason: str
 
 
 class Table(NamedTuple):
@@ -92,9 +93,9 @@ def read_queue(text: str, between: str) -> list[Job]:
 
 
 def read_pending(text: str) -> list[PendingJob]:
-    """Read squeue with the fields %F, %Q, %P."""
-    rows = read_table(text, (NUMBER, r"[0-9]{1,19}", PLAIN)).rows
-    return [PendingJob(base, int(priority), name) for base, priority, name in rows]
+    """Read squeue with the fields %F, %Q, %P, %r."""
+    rows = read_table(text, (NUMBER, r"[0-9]{1,19}", PLAIN, ANY)).rows
+    return [PendingJob(base, int(priority), name, why) for base, priority, name, why in rows]
 
 
 def read_accounting(text: str, between: str) -> list[Job]:

@@ -48,6 +48,8 @@ def refusal(answer: CommandResult, partition: str | None, nodes: int) -> str:
         nodes: number of nodes of the job.
     """
     words = short(answer.error)
+    if words.startswith("sbatch ended with exit code"):  # it was killed, and printed nothing
+        return ""
     if answer.ok or read_estimate(words) or is_away(words) or is_doubtful(words):
         return ""
     if _TEMPORARY.search(words):
