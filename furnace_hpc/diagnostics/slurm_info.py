@@ -8,7 +8,7 @@ from furnace_hpc.config.errors import UnavailableError
 from furnace_hpc.diagnostics.partitions import Partition, node_kinds
 from furnace_hpc.slurm import client
 from furnace_hpc.slurm.gres import gpus
-from furnace_hpc.slurm.parsing import PLAIN, parse_count, parse_minutes, read_table
+from furnace_hpc.slurm.parsing import PLAIN, is_usable, parse_count, parse_minutes, read_table
 
 COMMANDS = {
     "version": ("sinfo", "--version"),
@@ -20,10 +20,6 @@ COMMANDS = {
 ASSOCIATION = "Account,Partition,QOS,DefaultQOS,MaxJobs,MaxSubmitJobs,GrpSubmitJobs"
 ASSOCIATED = (PLAIN,) * 7
 NODE = (r"[^|]+", r"[^|]+", r"[A-Za-z]\S*", r"[0-9]+\+?", r"[0-9]+\+?", PLAIN)
-_UNUSABLE = re.compile(
-    r"(down|drain|drng|fail|maint|boot|unk|inval|planned_down|no_respond|future|futr)",
-    re.IGNORECASE,
-)
 NONE = {"", "(null)", "none", "n/a"}
 
 
@@ -133,7 +129,7 @@ def read_partitions(partitions: str, nodes: str) -> tuple[Partition, ...]:
             continue
         kinds = node_kinds(
             (
-                not _UNUSABLE.match(state),
+                is_usable(state),
                 parse_count(cpus) or 0,
                 parse_count(memory) or 0,
                 gpus(gres),

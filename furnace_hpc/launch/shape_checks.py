@@ -70,7 +70,7 @@ def find_refused(
     for shape, answer in answers.items():
         partition = shape.partition or profile.partition
         problem = _above_time_limit(shape, partition)
-        if not problem and (words := refusal(answer, partition)):
+        if not problem and (words := refusal(answer, partition, shape.nodes)):
             runs = counted(len(shapes[shape]), "run")
             problem = f"sbatch would refuse {runs} of {shape}: {words}: {hint(words)}"
         lines += [problem] * bool(problem)

@@ -1,7 +1,8 @@
 """Find the place of waiting runs in the queues of their partitions: `furnace status --queue`.
 
 The squeue of `status` lists the jobs of this user alone. So the place needs a second squeue, of all
-jobs that wait in these partitions. An array whose elements wait is one job of the queue.
+jobs that wait in these partitions. An array whose elements wait is one job of the queue. Jobs that
+wait for other jobs, for a time or for a limit are not in the queue.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,9 @@ from furnace_hpc.monitor.grid_status import StatusLine
 from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.slurm import client
 from furnace_hpc.slurm.parsing import PendingJob
+from furnace_hpc.slurm.reasons import as_letters
+
+IN_LINE = ("priority", "resources", "none", "waitingforscheduling")  # reasons, as letters
 
 
 class Place(NamedTuple):
@@ -41,11 +45,11 @@ def with_places(lines: Sequence[StatusLine], job_cache: JobCache) -> list[Status
 
 
 def places(pending: Iterable[PendingJob], bases: set[str]) -> dict[str, list[Place]]:
-    """Return the places of these jobs and arrays, by id. Held jobs (priority 0) have none."""
+    """Return the places of these jobs and arrays, by id. Jobs that are in no queue are left out."""
     queues: dict[str, dict[str, int]] = {}  # partition -> id -> priority
     for job in pending:
         queue = queues.setdefault(job.partition, {})
-        if job.priority:
+        if job.priority and as_letters(job.reason) in IN_LINE:
             queue[job.base_id] = max(job.priority, queue.get(job.base_id, 0))
     found: dict[str, list[Place]] = {}
     for partition, queue in queues.items():

@@ -22,6 +22,7 @@ from furnace_hpc.slurm.parsing import (
     Job,
     PendingJob,
     array_id,
+    is_usable,
     parse_count,
     parse_minutes,
     read_accounting,
@@ -94,7 +95,7 @@ def pending(partitions: Iterable[str]) -> list[PendingJob]:
     Raises:
         UnavailableError: the controller did not answer.
     """
-    options = ("--noheader", "--priority", "--states=PENDING", "--format=%F|%Q|%P")
+    options = ("--noheader", "--priority", "--states=PENDING", "--format=%F|%Q|%P|%r")
     return read_pending(run_checked("squeue", *options, f"--partition={','.join(partitions)}"))
 
 
@@ -196,6 +197,18 @@ def is_partition_up(partition: str | None) -> bool:
     rows = read_table(answer.text, (PLAIN, r"[a-z]+")).rows if answer.ok else []
     states = [state for name, state in rows if partition or name.endswith("*")]
     return not states or "up" in states
+
+
+def lacks_nodes_now(partition: str | None, nodes: int) -> bool:
+    """Whether these partitions (None: the default one) have so many nodes, but not in use now.
+
+    Nodes that are down or drained count as not in use. False if Slurm does not answer.
+    """
+    chosen = [f"--partition={partition}"] if partition else []
+    answer = _run("sinfo", "--noheader", "--Node", "--format=%N|%P|%t", *chosen)
+    rows = read_table(answer.text, (PLAIN, PLAIN, r"[A-Za-z]\S*")).rows if answer.ok else []
+    states = {node: state for node, name, state in rows if partition or name.endswith("*")}
+    return sum(map(is_usable, states.values())) < nodes <= len(states)
 
 
 @cache

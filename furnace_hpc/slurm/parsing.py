@@ -18,6 +18,10 @@ TIME_LIMIT = r"[0-9:-]+|[A-Za-z_/]+"
 JOB_ID = r"[0-9]\S*"
 # id of the job or array, element, state, reason, start, partition, name
 _QUEUED = (NUMBER, r"N/A|[0-9][0-9,:%-]*", STATE, ANY, ANY, ANY, ANY)
+_UNUSABLE = re.compile(
+    r"(down|drain|drng|fail|maint|boot|unk|inval|planned_down|no_respond|future|futr)",
+    re.IGNORECASE,
+)
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}")
 _ACCOUNTED = (JOB_ID, STATE, r"[0-9:]*", ANY)  # id, state, exit code, name
 
@@ -40,6 +44,7 @@ class PendingJob(NamedTuple):
     base_id: str
     priority: int  # 0 if it is held
     partition: str
+    reason: str
 
 
 class Table(NamedTuple):
@@ -88,9 +93,9 @@ def read_queue(text: str, between: str) -> list[Job]:
 
 
 def read_pending(text: str) -> list[PendingJob]:
-    """Read squeue with the fields %F, %Q, %P."""
-    rows = read_table(text, (NUMBER, r"[0-9]{1,19}", PLAIN)).rows
-    return [PendingJob(base, int(priority), name) for base, priority, name in rows]
+    """Read squeue with the fields %F, %Q, %P, %r."""
+    rows = read_table(text, (NUMBER, r"[0-9]{1,19}", PLAIN, ANY)).rows
+    return [PendingJob(base, int(priority), name, why) for base, priority, name, why in rows]
 
 
 def read_accounting(text: str, between: str) -> list[Job]:
@@ -123,6 +128,11 @@ def array_id(text: str) -> str | None:
     for row in read_table(text, (r"[0-9]+([_+.]\S*)?",)).rows:
         return re.split("[_+.]", row[0])[0]
     return None
+
+
+def is_usable(node_state: str) -> bool:
+    """Whether a node in this state (%t of sinfo) takes jobs now, or when its jobs end."""
+    return not _UNUSABLE.match(node_state)
 
 
 def submitted_id(text: str) -> str | None:

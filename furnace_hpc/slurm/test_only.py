@@ -19,6 +19,8 @@ _TEMPORARY = re.compile(
 )
 # Slurm says this of a partition that is down, and of jobs that break the partition's limits.
 _PARTITION = "partition configuration not available"
+# Slurm says this of jobs that no node can take, and if too few nodes are up.
+_NODES = "node configuration is not available"
 
 
 class Estimate(NamedTuple):
@@ -37,18 +39,23 @@ def read_estimate(text: str) -> Estimate | None:
     return Estimate(found["start"], found["nodes"], found["partition"] or "")
 
 
-def refusal(answer: CommandResult, partition: str | None) -> str:
+def refusal(answer: CommandResult, partition: str | None, nodes: int) -> str:
     """Return Slurm's words if it refuses the job for good. Empty if the job may start later.
 
     Args:
         answer: of `client.test_only`.
         partition: those of the job. None is the default one.
+        nodes: number of nodes of the job.
     """
     words = short(answer.error)
+    if words.startswith("sbatch ended with exit code"):  # it was killed, and printed nothing
+        return ""
     if answer.ok or read_estimate(words) or is_away(words) or is_doubtful(words):
         return ""
     if _TEMPORARY.search(words):
         return ""
     if _PARTITION in words and not client.is_partition_up(partition):
+        return ""
+    if _NODES in words and client.lacks_nodes_now(partition, nodes):
         return ""
     return words

@@ -1,6 +1,7 @@
 """`doctor` compares when a run would start: options, answers and the suggestion."""
 
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from test_doctor_partitions import cluster
@@ -46,6 +47,18 @@ def test_the_default_partition_needs_no_key():
     assert names(partition=None)[:2] == ["default 2 x 2", "default 1 x 4"]
 
 
+def test_short_partitions_are_no_alternative():
+    """--test-only of Slurm 22.05 accepts an hour in a partition of five minutes."""
+    short = [
+        replace(part, max_min=5) if part.name == "debug" else part for part in FACTS.partitions
+    ]
+    facts = replace(FACTS, partitions=tuple(short))
+    profile = ClusterProfile.model_validate(PROFILE)
+    assert [option.name for option in options(facts, profile)][3:] == []
+    found = options(facts, profile.model_copy(update={"partition": "debug"}))
+    assert {option.minutes for option in found} == {5}
+
+
 def test_gpus_and_memory_are_the_same():
     profile = ClusterProfile.model_validate(PROFILE | {"gpus_per_node": 4, "processes_per_node": 1})
     found = {
@@ -81,6 +94,7 @@ def section(monkeypatch, answers: dict[str, CommandResult]) -> list[Check]:
 
     monkeypatch.setattr(start_times.client, "test_only", test_only)
     monkeypatch.setattr(start_times.client, "is_partition_up", lambda partition: True)
+    monkeypatch.setattr(start_times.client, "lacks_nodes_now", lambda partition, nodes: False)
     found = start_section(FACTS, ClusterProfile.model_validate(PROFILE))
     assert len(scripts) == len(answers)
     assert all("#SBATCH '--reservation=big day'" in script for script in scripts)

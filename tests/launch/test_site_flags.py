@@ -137,6 +137,7 @@ class Slurm:
         patch.setattr(slurm_array.client, "test_only", self.answer)
         patch.setattr(slurm_array.client, "longest_min", lambda partition: None)
         patch.setattr(slurm_array.client, "is_partition_up", lambda partition: True)
+        patch.setattr(slurm_array.client, "lacks_nodes_now", lambda partition, nodes: False)
 
     def answer(self, script: str) -> CommandResult:
         self.calls += 1

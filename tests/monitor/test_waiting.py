@@ -65,15 +65,23 @@ def test_status_says_why_a_run_waits(folder, monkeypatch):
 
 
 def test_places_in_the_queue():
-    pending = [
-        *(PendingJob("1", 900, "a100"), PendingJob("2", 500, "a100"), PendingJob("5", 500, "a100")),
-        *(PendingJob("5", 400, "a100"), PendingJob("7", 600, "a100"), PendingJob("8", 0, "a100")),
-        *(PendingJob("5", 500, "a40"), PendingJob("9", 600, "a40")),
-    ]
-    assert places(pending, {"5", "8"}) == {"5": [Place("a100", 4, 4), Place("a40", 2, 2)]}
-    assert places([PendingJob("10", 5, "x"), PendingJob("9", 5, "x")], {"10"}) == {
-        "10": [Place("x", 2, 2)]
-    }
+    queue = """
+    1 900 a100 Resources
+    2 500 a100 Priority
+    5 500 a100 Priority
+    5 400 a100 None
+    7 600 a100 Priority
+    8 0 a100 JobHeldUser
+    11 700 a100 Dependency
+    12 700 a100 QOSMaxJobsPerUserLimit
+    5 500 a40 Priority
+    9 600 a40 Resources
+    """
+    rows = [line.split() for line in queue.split("\n") if line.strip()]
+    pending = [PendingJob(job, int(priority), *rest) for job, priority, *rest in rows]
+    assert places(pending, {"5", "8", "11"}) == {"5": [Place("a100", 4, 4), Place("a40", 2, 2)]}
+    equal = [PendingJob(job, 5, "x", "Priority") for job in ("10", "9")]
+    assert places(equal, {"10"}) == {"10": [Place("x", 2, 2)]}
     assert str(Place("a100", 3, 1041)) == "place 3 of 1,041 in the queue of a100"
 
 
@@ -83,7 +91,7 @@ def test_the_place_takes_one_more_squeue(folder, monkeypatch):
 
     def pending(partitions) -> list[PendingJob]:
         asked.append(list(partitions))
-        return [PendingJob("4", 9, "a100"), PendingJob("5", 7, "a100")]
+        return [PendingJob(job, 9, "a100", "Priority") for job in ("4", "5")]
 
     monkeypatch.setattr(queue_place.client, "pending", pending)
     lines, known = overview(folder)
@@ -103,10 +111,10 @@ def test_no_run_waits_no_squeue(folder, monkeypatch):
 
 
 def test_pending_jobs_are_parsed():
-    text = "CLUSTER: x\n12|4294901757|a100\n13 | 0 |a40\nbroken|x|y\n"
+    text = "CLUSTER: x\n12|4294901757|a100|None\n13 | 0 |a40|JobHeldUser\nbroken|x|y|z\n"
     assert read_pending(text) == [
-        PendingJob("12", 4294901757, "a100"),
-        PendingJob("13", 0, "a40"),
+        PendingJob("12", 4294901757, "a100", "None"),
+        PendingJob("13", 0, "a40", "JobHeldUser"),
     ]
 
 

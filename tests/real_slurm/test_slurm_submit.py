@@ -172,7 +172,7 @@ def test_a_refusal_is_one_error_with_a_fix(study: Study):
         assert done.returncode == 2, done.stdout + done.stderr
         assert len(done.stderr.splitlines()) == 1
         assert done.stderr.startswith(
-            "error: sbatch refused job furnace-study-" if "debug" not in hint else "error: "
+            "error: sbatch would refuse 4 runs of " if "debug" not in hint else "error: "
         )
         assert hint in done.stderr
     assert study.elements() == {}

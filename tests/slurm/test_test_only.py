@@ -34,6 +34,7 @@ PASSES = [
     "Requested reservation not usable now",
     "Unable to contact slurm controller (connect failure)",
     "sbatch took longer than 30 s",
+    "sbatch ended with exit code -9",
     "Socket timed out on send/recv operation",
 ]
 
@@ -41,6 +42,7 @@ PASSES = [
 @pytest.fixture(autouse=True)
 def _up(monkeypatch):
     monkeypatch.setattr(client, "is_partition_up", lambda partition: True)
+    monkeypatch.setattr(client, "lacks_nodes_now", lambda partition, nodes: nodes == 4)
 
 
 @pytest.mark.parametrize(
@@ -61,25 +63,54 @@ def test_when_a_job_would_start(text, expected):
 
 @pytest.mark.parametrize("words", REFUSED)
 def test_words_of_a_refusal(words):
-    assert refusal(CommandResult(False, "", f"{FAILED}{words}"), "a100").endswith(words[8:])
+    assert refusal(CommandResult(False, "", f"{FAILED}{words}"), "a100", 2).endswith(words[8:])
 
 
 @pytest.mark.parametrize("words", PASSES)
 def test_what_passes_is_no_refusal(words):
-    assert refusal(CommandResult(False, "", f"{FAILED}{words}"), "a100") == ""
+    prefix = "" if words.startswith("sbatch") else FAILED
+    assert refusal(CommandResult(False, "", f"{prefix}{words}"), "a100", 2) == ""
 
 
 @pytest.mark.parametrize("ok", [True, False])
 def test_a_start_time_is_no_refusal(ok):
     """Whatever the exit code is."""
-    assert refusal(CommandResult(ok, "", STARTS), None) == ""
+    assert refusal(CommandResult(ok, "", STARTS), None, 1) == ""
 
 
 def test_a_partition_that_is_down_is_no_refusal(monkeypatch):
     monkeypatch.setattr(client, "is_partition_up", lambda partition: partition != "closed")
     answer = CommandResult(False, "", f"{FAILED}{REFUSED[1]}")
-    assert refusal(answer, "closed") == ""
-    assert refusal(answer, "a100") == REFUSED[1]
+    assert refusal(answer, "closed", 1) == ""
+    assert refusal(answer, "a100", 1) == REFUSED[1]
+
+
+def test_drained_nodes_are_no_refusal():
+    """Slurm has the same words for them as for jobs that can never run."""
+    answer = CommandResult(False, "", f"{FAILED}{REFUSED[0]}")
+    assert refusal(answer, "a100", 4) == ""
+    assert refusal(answer, "a100", 5) == REFUSED[0]
+
+
+@pytest.mark.parametrize(
+    ("states", "nodes", "lacks"),
+    [
+        ("idle mix alloc", 3, False),
+        ("idle mix alloc", 4, False),  # there are no four nodes
+        ("idle drain down*", 2, True),
+        ("idle drain down*", 1, False),
+        ("drng maint boot", 1, True),
+        ("", 1, False),
+    ],
+)
+def test_nodes_that_are_up(tmp_path, monkeypatch, states, nodes, lacks):
+    lines = [f"n{number}|gpu*|{state}" for number, state in enumerate(states.split())]
+    lines += ["other|cpu|idle", "n0|gpu*|idle"] if states.startswith("idle") else []
+    (tmp_path / "sinfo").write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
+    (tmp_path / "sinfo").chmod(0o755)
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert client.lacks_nodes_now(None, nodes) is lacks
 
 
 def test_states_of_partitions(tmp_path, monkeypatch):

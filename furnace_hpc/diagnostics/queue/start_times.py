@@ -38,6 +38,7 @@ class Option:
     """A way to run: the profile, or the profile with another partition or number of nodes."""
 
     profile: ClusterProfile
+    minutes: int = TIMEOUT_MIN
 
     @property
     def name(self) -> str:
@@ -52,7 +53,7 @@ class Option:
         shape = Shape(
             profile.nodes,
             profile.processes_per_node,
-            TIMEOUT_MIN,
+            self.minutes,
             profile.partition,
             sbatch=merged(profile.sbatch),
         )
@@ -76,24 +77,27 @@ def start_section(facts: SlurmFacts, profile: ClusterProfile) -> Section:
 
 
 def options(facts: SlurmFacts, profile: ClusterProfile) -> Iterator[Option]:
-    """Yield the profile itself, then its partitions and shapes, then other partitions."""
-    yield Option(profile)
+    """Yield the profile itself, then its partitions and shapes, then other partitions.
+
+    Partitions that are down, or have shorter time limits, are left out. --test-only does not
+    always refuse these.
+    """
     own, _ = facts.named(profile.partition)
-    others = [part for part in facts.partitions if part not in own and part.is_up]
-    usable = [part for part in own if part.is_up]
-    shapes = list(_shapes(profile))
-    pairs = [(part, shape) for part in usable for shape in shapes]
-    pairs += [(part, profile) for part in others]
+    minutes = min(TIMEOUT_MIN, max((_longest_min(part) for part in own), default=TIMEOUT_MIN))
+    yield Option(profile, minutes)
+    usable = [part for part in facts.partitions if part.is_up and _longest_min(part) >= minutes]
+    pairs = [(part, shape) for part in usable if part in own for shape in _shapes(profile)]
+    pairs += [(part, profile) for part in usable if part not in own]
     for part, shape in pairs:
-        option = _in_partition(part, shape)
-        if option.profile != profile and not part.refuses(option.profile):
-            yield option
+        other = shape
+        if profile.partition or not part.is_default:
+            other = shape.model_copy(update={"partition": part.name})
+        if other != profile and not part.refuses(other):
+            yield Option(other, minutes)
 
 
-def _in_partition(part: Partition, profile: ClusterProfile) -> Option:
-    if profile.partition is None and part.is_default:
-        return Option(profile)
-    return Option(profile.model_copy(update={"partition": part.name}))
+def _longest_min(part: Partition) -> int:
+    return part.max_min or TIMEOUT_MIN
 
 
 def _shapes(profile: ClusterProfile) -> Iterator[ClusterProfile]:
@@ -144,7 +148,8 @@ def describe(found: list[Start]) -> list[Check]:
         if start.wait_s is not None:
             continue
         name, words = start.option.name, short(start.answer.error)
-        is_refused = start is own and refusal(start.answer, start.option.profile.partition)
+        profile = start.option.profile
+        is_refused = start is own and refusal(start.answer, profile.partition, profile.nodes)
         checks.append(fail(name, words, hint(words)) if is_refused else ok(name, words))
     if timed:
         checks.append(ok("suggestion", _suggestion(timed[0], own)))
@@ -165,7 +170,7 @@ def _when(start: Start) -> str:
 
 
 def _suggestion(best: Start, own: Start) -> str:
-    run = f"a run of {counted(TIMEOUT_MIN, 'minute')}"
+    run = f"a run of {counted(own.option.minutes, 'minute')}"
     if best is own:
         return f"{run} starts soonest as the profile says"
     sooner = "starts, and the profile's own does not"
