@@ -62,7 +62,8 @@ def test_ranks_run_inside_and_stop_on_signals(study, image):
     study.wait_for(done=2, failed=1)
     wait_until(lambda: "reason" in study.attempts("waits")[-1], 60, "the end of attempt 2")
     first, second = study.attempts("waits")
-    assert (first["reason"], second["reason"]) == ("preempted", "done")
+    assert (first["reason"], second["reason"]) == ("stopped", "done")
+    assert first["error"] == "stopped by SIGUSR2"
     assert second["container"]["image"] == str(image)
     assert second["container"]["bytes"] == image.stat().st_size
     assert study.attempts("crash")[0]["error"] == "ValueError: on purpose"
@@ -80,7 +81,7 @@ def test_a_signal_before_the_image_has_started(study):
     for _ in range(3):  # as often as Slurm likes
         study.cluster.run("scancel", "--signal=TERM", record["job_id"])
     study.wait_for_starts(2)
-    assert study.attempts("waits")[0]["reason"] == "preempted"
+    assert study.attempts("waits")[0]["error"] == "stopped by SIGTERM"
     (study.folder / "release").touch()
     study.wait_for(done=1)
 
