@@ -11,9 +11,10 @@ import pytest
 from batch_study import stand_in
 from login_study import grid, planned
 
-import furnace_hpc.host.batch as batch
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.host import batch
+from furnace_hpc.host.access import find_faults
 from furnace_hpc.launch import python_archive
 from furnace_hpc.launch.arrays import Limits, next_wave
 from furnace_hpc.launch.python_archive import LINK, find_environment, make_archive
@@ -125,6 +126,7 @@ def test_the_batch_script_checks_and_names_the_archive(tmp_path, python):
     [array] = next_wave(plan.shapes, Limits())
     lines = batch_text(plan, array, submission).splitlines()
     archive = f"{submission}/{LINK}"
+    assert list(find_faults(archive, str(tmp_path / "runs"))) == []
     assert f"export FURNACE_PYTHON_ARCHIVE={archive}" in lines
     assert any(line.startswith("furnace_check ") and archive in line for line in lines)
     [srun] = [line for line in lines if line.startswith("srun ")]

@@ -62,7 +62,8 @@ def test_ranks_run_inside_and_stop_on_signals(study, image):
     study.wait_for(done=2, failed=1)
     wait_until(lambda: "reason" in study.attempts("waits")[-1], 60, "the end of attempt 2")
     first, second = study.attempts("waits")
-    assert (first["reason"], second["reason"]) == ("preempted", "done")
+    assert (first["reason"], second["reason"]) == ("stopped", "done")
+    assert first["error"] == "stopped by SIGUSR2"
     assert second["container"]["image"] == str(image)
     assert second["container"]["bytes"] == image.stat().st_size
     assert study.attempts("crash")[0]["error"] == "ValueError: on purpose"
@@ -72,15 +73,18 @@ def test_ranks_run_inside_and_stop_on_signals(study, image):
     assert not Path("/etc/made-for-a-test").exists()
 
 
-def test_a_signal_before_the_image_has_started(study):
-    """It stays pending until the rank can handle it."""
+def test_signals_while_the_image_starts(study):
+    """They come from the first moment on, and stay pending until the rank can handle them."""
     study.submitted("--variant", "waits")
-    study.wait_for(running=1)
-    [record] = study.attempts("waits")
-    for _ in range(3):  # as often as Slurm likes
-        study.cluster.run("scancel", "--signal=TERM", record["job_id"])
-    study.wait_for_starts(2)
-    assert study.attempts("waits")[0]["reason"] == "preempted"
+    wait_until(lambda: list(study.folder.glob("waits*/attempts/1.json")), 100, "attempt 1")
+    job_id = study.attempts("waits")[0]["job_id"]
+
+    def stopped() -> bool:
+        study.cluster.run("scancel", "--signal=TERM", job_id)
+        return "reason" in study.attempts("waits")[0]
+
+    wait_until(stopped, 100, "the end of attempt 1")
+    assert study.attempts("waits")[0]["error"] == "stopped by SIGTERM"
     (study.folder / "release").touch()
     study.wait_for(done=1)
 
