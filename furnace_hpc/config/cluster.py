@@ -133,6 +133,12 @@ class ClusterProfile(Config):
         description="folder on each node's own disk, such as $TMPDIR of the node. Packed data are "
         "copied there once per node [they are read in place]",
     )
+    timeout_min: int = Field(
+        default=60,
+        ge=1,
+        description="time limit of one attempt in minutes, if the grid has timeout_min: auto and "
+        "no run of that kind was measured",
+    )
 
     def gpus(self, nodes: int, processes_per_node: int) -> int:
         """GPUs of a job: one per rank, unless the profile sets the number."""

@@ -15,6 +15,7 @@ from furnace_hpc.config.train_config import RunSpec, accumulation_steps
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
+from furnace_hpc.launch.measured.limits import default_limit, measured_plan
 from furnace_hpc.launch.planning.dataset_checks import with_steps_of_epochs
 from furnace_hpc.launch.planning.found_run import Code, Found, damaged, find, run_to_link
 from furnace_hpc.launch.planning.node_exclusion import excluded_nodes
@@ -59,7 +60,8 @@ def make_plan(
         raise ConfigError("\n".join(lines))
     planned = hold_back(planned, folder, choices.get_status)
     exclude = excluded_nodes([run.history for run in planned], profile)
-    return Plan(grid, profile, folder, tuple(planned), choices.snapshot, exclude)
+    plan = Plan(grid, profile, folder, tuple(planned), choices.snapshot, exclude)
+    return measured_plan(plan, choices)
 
 
 def check_retry(words: frozenset[str]) -> None:
@@ -81,7 +83,8 @@ def _plan_run(
     spec: RunSpec, profile: ClusterProfile, grid: GridFolder, choices: Choices, matcher: RunMatcher
 ) -> PlannedRun:
     nodes, per_node = profile.shape(spec.resources)
-    shape = Shape(nodes, per_node, spec.resources.timeout_min, spec.resources.partition)
+    limit_min = default_limit(spec.resources, profile)
+    shape = Shape(nodes, per_node, limit_min, spec.resources.partition)
     _check_time_limit(spec, profile)
     check_portable(profile, spec.config, spec.resources)
     found = find(spec, grid, choices, matcher)
@@ -116,7 +119,7 @@ def _plan_run(
 
 
 def _check_time_limit(spec: RunSpec, profile: ClusterProfile) -> None:
-    limit_min, lead_s = spec.resources.timeout_min, profile.signal_delay_s
+    limit_min, lead_s = default_limit(spec.resources, profile), profile.signal_delay_s
     if profile.executor == "slurm" and limit_min * 60 < 2 * lead_s:
         raise ConfigError(
             f"resources.timeout_min {limit_min} leaves no time to train: cluster {profile.name!r} "
@@ -205,6 +208,7 @@ def _sizes(shape: Shape, profile: ClusterProfile) -> dict[str, Any]:
         "gpus": profile.gpus(shape.nodes, shape.processes_per_node),
         "signal_delay_s": profile.signal_delay_s,
         "time_limit_s": shape.timeout_min * 60 if on_slurm else None,
+        "partition": shape.partition or profile.partition,
     }
 
 
