@@ -126,12 +126,14 @@ def test_an_unknown_retry_word_is_refused(tmp_path):
     assert retry_words() == {
         "failed",
         "lost",
+        "canary",
         "cancelled",
         *end_reasons.RETRYABLE,
         *end_reasons.FATAL,
     }
     with pytest.raises(
-        ConfigError, match="--retry got 'fialed'; did you mean 'failed'\\? \\(valid: cancelled, "
+        ConfigError,
+        match="--retry got 'fialed'; did you mean 'failed'\\? \\(valid: canary, cancelled, ",
     ):
         one(tmp_path, retry=frozenset({"fialed"}))
 
@@ -340,6 +342,8 @@ def test_the_spec_of_an_attempt(tmp_path):
         "data_dir": os.path.abspath("relative/tridigits"),  # noqa: PTH100  a link of the user's may stay a link
         "overrides": {},
         "known_attempts": 0,
+        "partition": None,
+        "stop_after_steps": None,
     }
 
 
