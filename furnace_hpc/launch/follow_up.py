@@ -9,6 +9,7 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.grids.expansion import expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid, read_grid
 from furnace_hpc.config.grids.trials import row_of
+from furnace_hpc.config.train_config import TRIAL
 from furnace_hpc.host import gpu_check, lifecycle
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.launch.planning.plan import Choices, Plan, PlannedRun, Scope, Shape
@@ -75,26 +76,15 @@ def plan_next_stage(
     if not rows:
         return None
     newest = scopes[-1][1]
-    choices = Choices(
-        code_hash=code_hash(),
-        snapshot=source(own_code_to_copy(grid)).snapshot_hash,
-        data_root=Path(newest.data_root),
-        get_status=resolver,
-        adopt=newest.adopt,
-        new_code=newest.new_code,
-        retry=frozenset(newest.retry),
-        resume_with=newest.resume_with,
-        canary=newest.canary,
-        longest_min=longest_min,
-    )
+    choices = _choices(newest, grid, resolver)
     # Of all submissions: a row's source may be on data that only an earlier one has used.
     fingerprints = dict(row.data for found in submissions(folder) for row in found.rows)
     profile = read_profile(submission)
     # `remaining_rows` has decided about those that these submissions started.
     begun = {row.run_id for found, _ in scopes for row in found.rows if row.to_do}
     if grid.tune is None:
-        found = expand(grid, fingerprints, rows)
-        held = [run for run in found if newest.canary or run.config.init_from]
+        runs = expand(grid, fingerprints, rows)
+        held = [run for run in runs if newest.canary or run.config.init_from]
         specs = [run for run in held if (run.variant, str(run.config.seed)) in wanted]
         plan = _undecided(make_plan(grid, specs, profile, folder, choices), begun)
         return replace(plan, scope=newest if plan.num_later else None)
@@ -110,15 +100,36 @@ def plan_next_stage(
     )
     num_later = sum(name == tuned.row for tuned in stage.waiting for name, _ in wanted)
     print(*stage.lines(num_later), sep="\n", flush=True)
-    if newest.canary:  # trials follow their canaries
-        plan = _undecided(make_plan(grid, list(stage.runs), profile, folder, choices), begun)
-        plan = replace(plan, num_waiting=len(stage.waiting))
-        return replace(plan, scope=newest if plan.num_later else None)
-    # This job retries no trial: `remaining_rows` has left them.
-    specs = [spec for spec in stage.runs if (spec.variant, str(spec.config.seed)) in wanted]
+    # This job retries no trial: `remaining_rows` has left them. But trials follow their canaries.
+    specs = [
+        spec
+        for spec in stage.runs
+        if (spec.variant, str(spec.config.seed)) in wanted
+        or (newest.canary and TRIAL in spec.variant)
+    ]
     if not specs:
         return None
-    return make_plan(grid, specs, profile, folder, choices)
+    plan = make_plan(grid, specs, profile, folder, choices)
+    if not newest.canary:
+        return plan
+    plan = replace(_undecided(plan, begun), num_waiting=len(stage.waiting))
+    return replace(plan, scope=newest if plan.num_later else None)
+
+
+def _choices(scope: Scope, grid: Grid, resolver: StatusResolver) -> Choices:
+    """The user's choices, as the scope of a submission has kept them."""
+    return Choices(
+        code_hash=code_hash(),
+        snapshot=source(own_code_to_copy(grid)).snapshot_hash,
+        data_root=Path(scope.data_root),
+        get_status=resolver,
+        adopt=scope.adopt,
+        new_code=scope.new_code,
+        retry=frozenset(scope.retry),
+        resume_with=scope.resume_with,
+        canary=scope.canary,
+        longest_min=longest_min,
+    )
 
 
 def _undecided(plan: Plan, begun: set[str]) -> Plan:

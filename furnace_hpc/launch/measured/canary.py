@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from furnace_hpc.launch.measured.history import History
-from furnace_hpc.launch.planning.plan import Action, Plan, PlannedRun
+from furnace_hpc.launch.planning.plan import Action, Choices, Plan, PlannedRun
 from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.runs.state import RunState
 
@@ -14,7 +14,7 @@ MINUTES = 30  # time limit of a canary, unless the grid's is shorter
 BUSY = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN)
 
 
-def with_canaries(plan: Plan, history: History) -> Plan:
+def with_canaries(plan: Plan, history: History, choices: Choices) -> Plan:
     """The plan in which unmeasured kinds start only their canary, and its other runs wait.
 
     A kind with a single run to start needs no canary. After a failed canary all runs of its kind
@@ -35,16 +35,19 @@ def with_canaries(plan: Plan, history: History) -> Plan:
             continue
         else:
             first = to_do.pop(0)
-            runs[first] = as_canary(runs[first], plan.profile.signal_delay_s)
+            longest_min = choices.longest_min(runs[first].shape.partition or plan.profile.partition)
+            runs[first] = as_canary(runs[first], plan.profile.signal_delay_s, longest_min)
             why = f"waits for the canary {runs[first].folder.run_id}"
         for index in to_do:
             runs[index] = replace(runs[index], action=Action.WAIT, why=why)
     return replace(plan, runs=tuple(runs))
 
 
-def as_canary(run: PlannedRun, signal_delay_s: int) -> PlannedRun:
+def as_canary(run: PlannedRun, signal_delay_s: int, longest_min: int | None) -> PlannedRun:
     """The run as a canary: it stops after some steps, with several records and a short limit."""
     minutes = min(run.shape.timeout_min, max(MINUTES, -(-2 * signal_delay_s // 60)))
+    if longest_min is not None:
+        minutes = min(minutes, longest_min)
     log_every = max(1, min(run.spec.config.log_every, STEPS // RECORDS))
     overrides = dict(run.attempt.overrides)
     if log_every != run.spec.config.log_every:

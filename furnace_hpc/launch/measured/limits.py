@@ -57,7 +57,7 @@ def measured_plan(plan: Plan, choices: Choices) -> Plan:
     history = History(plan, with_earlier=is_auto or choices.canary)
     notes = list(_failed(plan, history, choices))
     if choices.canary:
-        plan = with_canaries(plan, history)
+        plan = with_canaries(plan, history, choices)
     runs, lines, limits = list(plan.runs), _Kinds(), dict[int, TimeLimit]()
     for kind, indices in history.kinds.items():
         to_do = [index for index in indices if runs[index].to_do]
