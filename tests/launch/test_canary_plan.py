@@ -12,12 +12,13 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.follow_up import plan_next_stage, remaining_rows
-from furnace_hpc.launch.measured.kinds import cost_key
+from furnace_hpc.launch.measured.kinds import Kind, cost_key
 from furnace_hpc.launch.planning.plan import Action, Plan, Scope
 from furnace_hpc.launch.submission import read_scope, write_submission
 from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.runs.journal import Submission
+from furnace_hpc.runs.records.attempts import Attempt
 
 SLURM = ClusterProfile(name="site", executor="slurm", gpu_flag=None, timeout_min=240)
 # Two kinds: rows `wide` cost more. A loss weight that changes costs nothing.
@@ -156,6 +157,18 @@ def test_auto_uses_the_history_of_the_grid(tmp_path):
     assert limits(plan)["wide-0"] == 240
     local = planned(tmp_path, asked)
     assert local.forecast is None, "a run on Slurm tells nothing about this machine"
+
+
+def test_other_machines_measure_nothing():
+    kind = Kind(2, 4, "gpu", "{}")
+    there = ClusterProfile(name="site", executor="slurm", cluster_name="one")
+    content = {"attempt": 1, "world_size": 8, "nodes": 2, "job_id": "5", "partition": "gpu"}
+    attempt = Attempt.model_validate(content | {"cluster": "one"})
+    assert kind.has_measured(attempt, there)
+    assert not kind.has_measured(attempt, there.model_copy(update={"cluster_name": "two"}))
+    assert not kind.has_measured(attempt, ClusterProfile(name="local", executor="local"))
+    for other in ({"world_size": 4}, {"nodes": 1}, {"job_id": None}, {"partition": "cpu"}):
+        assert not kind.has_measured(attempt.model_copy(update=other), there)
 
 
 def test_a_site_limit_needs_several_attempts(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 from login_study import GRID, specs
 from measured_runs import END_S, EVALUATION_S, SAVE_S, START_S, STARTUP_S, STEP_S, measured
 
+from furnace_hpc.monitor.forecast import attempt_times
 from furnace_hpc.monitor.forecast.attempt_times import AttemptTimes, times_of
 from furnace_hpc.monitor.forecast.cost import RunCost, TimeLimit, Work, on_ladder
 from furnace_hpc.monitor.forecast.recorded import (
@@ -42,6 +43,23 @@ def test_times_of_a_finished_attempt(tmp_path):
     assert times.end_s == pytest.approx(END_S)
     assert times.save_s == (SAVE_S,)
     assert times.peak_gib == 5.25
+
+
+def test_a_long_file_is_read_at_both_ends(tmp_path, monkeypatch):
+    """Between beginning and end there is a gap, which is no interval."""
+    run = measured(specs()[0], GridFolder(tmp_path), 2000, every=500)
+    whole = times_of(run, read_attempt(run, 1))
+    size = run.metrics(1).stat().st_size
+    monkeypatch.setattr(attempt_times, "HEAD_BYTES", size // 10)
+    monkeypatch.setattr(attempt_times, "TAIL_BYTES", size // 3)
+    times = times_of(run, read_attempt(run, 1))
+    assert times is not None
+    assert whole is not None
+    assert 50 < len(times.step_s) < 100 < len(whole.step_s) == 199
+    assert times.step_s == pytest.approx((STEP_S,) * len(times.step_s))
+    assert times.startup_s == pytest.approx(STARTUP_S)
+    assert times.end_s == pytest.approx(END_S)
+    assert (len(times.evaluation_s), len(whole.evaluation_s)) == (1, 3)
 
 
 def test_a_failed_attempt_measures_nothing(tmp_path):

@@ -1,11 +1,9 @@
 """Run folders of attempts with known times, for tests of forecasts and time limits."""
 
-from pathlib import Path
 from typing import Any
 
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.host import lifecycle
-from furnace_hpc.host.durable_files import append_line
 from furnace_hpc.runs.folder import GridFolder, RunFolder, write_atomically, write_json
 from furnace_hpc.runs.records.checkpoint_files import note_saved
 from furnace_hpc.runs.records.metrics import MetricsFile
@@ -42,8 +40,3 @@ def measured(
     ended = {"start_unix_s": START_S, "end_unix_s": now_s + END_S, "reason": reason, "step": step}
     write_json(run.attempt(number), lifecycle.read_attempt(str(run.path), number) | ended)
     return run
-
-
-def damage(path: Path) -> None:
-    """Append a line that is not JSON."""
-    append_line(path, "{torn")

@@ -55,11 +55,13 @@ class History:
 
     def _times(self, kind: Kind, folders: Iterator[RunFolder]) -> Iterator[list[AttemptTimes]]:
         """Yield the times of each run that was measured on jobs of this kind."""
-        on_slurm, count = self._plan.profile.executor == "slurm", 0
+        count = 0
         for folder in folders:
             times = []
             for attempt in _attempts(folder):
-                if kind.has_measured(attempt, on_slurm) and (read := times_of(folder, attempt)):
+                if not kind.has_measured(attempt, self._plan.profile):
+                    continue
+                if read := times_of(folder, attempt):
                     times.append(read)
             if times:
                 count += 1

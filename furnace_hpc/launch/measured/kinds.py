@@ -23,13 +23,16 @@ class Kind(NamedTuple):
     partition: str | None
     config: str  # JSON of the keys that decide the cost
 
-    def has_measured(self, attempt: Attempt, on_slurm: bool) -> bool:
-        """Whether an attempt ran on such a job. It is one of a run with this config."""
+    def has_measured(self, attempt: Attempt, profile: ClusterProfile) -> bool:
+        """Whether an attempt ran on such a job there. It is one of a run with this config."""
+        on_slurm = profile.executor == "slurm"
+        clusters = {attempt.cluster, profile.cluster_name} - {"", None}
         return (
             attempt.world_size == self.nodes * self.processes_per_node
             and attempt.nodes in (None, self.nodes)
             and bool(attempt.job_id) == on_slurm
             and (not on_slurm or attempt.partition == self.partition)
+            and len(clusters) < 2
         )
 
 

@@ -4,17 +4,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from furnace_hpc.host.end_reasons import FATAL
-from furnace_hpc.host.json_lines import read_json, read_json_lines
+from furnace_hpc.host.json_lines import parse_lines, read_json, read_json_lines, read_tail
+from furnace_hpc.host.regular_file import IrregularFile, open_regular
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
-from furnace_hpc.runs.records.metrics import records_of_attempt
 
 Record = dict[str, Any]
 NEEDED = ("step_time_s", "time_unix_s")
+HEAD_BYTES, TAIL_BYTES = 65_536, 131_072  # read of a metrics file: enough for hundreds of records
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,11 @@ def times_of(folder: RunFolder, attempt: Attempt) -> AttemptTimes | None:
     """The times of an attempt. None if it failed, still runs, or has written no record."""
     if attempt.end_unix_s is None or attempt.reason in FATAL:
         return None
-    records = records_of_attempt(folder, attempt.attempt)
-    train = [
-        record for record in records if record["kind"] == "train" and _has_numbers(record, NEEDED)
-    ]
+    parts = [_Part.of(records) for records in _records(folder.metrics(attempt.attempt))]
+    train = [record for part in parts for record in part.train]
     if not train:
         return None
-    evaluated = [record["step"] for record in records if record["kind"] == "val"]
-    intervals = list(_intervals(train, evaluated))
+    intervals = [interval for part in parts for interval in part.intervals()]
     step_s = tuple(step_s for step_s, _ in intervals) or (float(train[0]["step_time_s"]),)
     evaluation_s = tuple(pause_s for _, pause_s in intervals if pause_s is not None)
     saves = list(_saves(folder))
@@ -50,7 +49,7 @@ def times_of(folder: RunFolder, attempt: Attempt) -> AttemptTimes | None:
     if canary := _canary(folder, attempt):
         evaluation_s, end_s = (canary[0],), canary[1]
     began_at = max((step for number, step, _ in saves if number < attempt.attempt), default=0)
-    paused = [step for step in evaluated if began_at <= step < train[0]["step"]]
+    paused = [step for step in parts[0].evaluated if began_at <= step < train[0]["step"]]
     pause_s = len(paused) * median(evaluation_s or (0.0,))
     peaks = [record["peak_memory_gib"] for record in train if "peak_memory_gib" in record]
     return AttemptTimes(
@@ -67,22 +66,48 @@ def _has_numbers(record: Record, keys: Sequence[str]) -> bool:
     return all(isinstance(record.get(key), (int, float)) for key in keys)
 
 
-def _intervals(
-    train: Sequence[Record], evaluated: Sequence[int]
-) -> Iterator[tuple[float, float | None]]:
-    """Yield seconds per step, and per evaluation if there was one, between two records each."""
-    for before, after in pairwise(train):
-        steps = after["step"] - before["step"]
-        took_s = after["time_unix_s"] - before["time_unix_s"]
-        if steps <= 0 or took_s <= 0:
-            continue
-        # A step is evaluated after its record of training.
-        count = sum(before["step"] <= step < after["step"] for step in evaluated)
-        if count:
-            pause_s = took_s - steps * after["step_time_s"]
-            yield float(after["step_time_s"]), max(0.0, pause_s / count)
-        else:
-            yield took_s / steps, None
+def _records(path: Path) -> Iterator[list[Record]]:
+    """Yield the records of a metrics file: all of them, or of a long file its beginning and end."""
+    try:
+        with open_regular(path) as file:
+            head = file.read(HEAD_BYTES)
+            has_more = bool(file.read(1))
+        yield list(parse_lines(head.splitlines()))
+        if has_more:
+            yield list(parse_lines(read_tail(path, TAIL_BYTES).splitlines()))
+    except (FileNotFoundError, IrregularFile):
+        return
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Records of an attempt that follow each other."""
+
+    train: list[Record]
+    evaluated: list[int]  # steps
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> "_Part":
+        """Sort records that have what is needed."""
+        usable = [record for record in records if isinstance(record.get("step"), int)]
+        train = [record for record in usable if record.get("kind") == "train"]
+        evaluated = [record["step"] for record in usable if record.get("kind") == "val"]
+        return cls([record for record in train if _has_numbers(record, NEEDED)], evaluated)
+
+    def intervals(self) -> Iterator[tuple[float, float | None]]:
+        """Yield seconds per step, and per evaluation if there was one, between two records each."""
+        for before, after in pairwise(self.train):
+            steps = after["step"] - before["step"]
+            took_s = after["time_unix_s"] - before["time_unix_s"]
+            if steps <= 0 or took_s <= 0:
+                continue
+            # A step is evaluated after its record of training.
+            count = sum(before["step"] <= step < after["step"] for step in self.evaluated)
+            if count:
+                pause_s = took_s - steps * after["step_time_s"]
+                yield float(after["step_time_s"]), max(0.0, pause_s / count)
+            else:
+                yield took_s / steps, None
 
 
 def _startup_s(
