@@ -76,7 +76,7 @@ def retry_words() -> set[str]:
     `failed` means every reason. `lost` means runs whose holder is not visible from this host.
     """
     reasons = {name for name, end in END_REASONS.items() if end.state is not RunState.DONE}
-    return {"failed", "lost"} | reasons
+    return {"failed", "lost"} | reasons - {"canary"}  # which always resumes
 
 
 def _plan_run(
