@@ -2,7 +2,16 @@
 
 import pytest
 from login_study import GRID, specs
-from measured_runs import END_S, EVALUATION_S, SAVE_S, START_S, STARTUP_S, STEP_S, measured
+from measured_runs import (
+    END_S,
+    EVALUATION_S,
+    LAUNCH_S,
+    SAVE_S,
+    START_S,
+    STARTUP_S,
+    STEP_S,
+    measured,
+)
 
 from furnace_hpc.monitor.forecast import attempt_times
 from furnace_hpc.monitor.forecast.attempt_times import AttemptTimes, times_of
@@ -37,6 +46,7 @@ def test_times_of_a_finished_attempt(tmp_path):
     run = measured(specs()[0], GridFolder(tmp_path), 40, every=20)
     times = times_of(run, read_attempt(run, 1))
     assert times is not None
+    assert times.launch_s == pytest.approx(LAUNCH_S)
     assert times.startup_s == pytest.approx(STARTUP_S)
     assert times.step_s == pytest.approx((STEP_S,) * 3)
     assert times.evaluation_s == pytest.approx((EVALUATION_S,))
@@ -99,12 +109,14 @@ def test_start_of_a_resumed_attempt(tmp_path):
 
 
 COST = RunCost(
-    startup=Spread(10, 12, 14),
+    launch=Spread(1, 2, 3),
+    startup=Spread(9, 10, 11),
     step=Spread(0.4, 0.5, 0.6),
     evaluation=Spread(2, 3, 4),
     end=Spread(6, 8, 10),
     save=Spread(1, 2, 3),
     num_runs=2,
+    longest_launch_s=30,
     peak_gib=5.25,
 )
 
@@ -112,6 +124,8 @@ COST = RunCost(
 def test_time_and_limit_of_a_run():
     work = Work(steps=1000, evaluations=9, least_steps=1000, save_every=100)
     assert COST.time_of(work) == Spread(434, 547, 660)
+    assert COST.time_of(work, is_launched=False) == Spread(433, 545, 657)
+    assert COST.first_launch.mid == 30
     # 1.25 x 660 s, and 120 s + 60 s from the signal to the end: 1005 s, so 20 minutes
     # one start and 100 steps with an evaluation: 1.25 x 78 s + 180 s, so 5 minutes
     assert COST.time_limit(work, 120, None) == TimeLimit(20, 1, 5)
@@ -151,12 +165,12 @@ def test_work_of_runs(tmp_path):
 
 def test_pooled_costs_name_what_is_missing():
     times = [
-        AttemptTimes(10.0, (1.0, 2.0, 3.0), (), None, (), 4.0),
-        AttemptTimes(20.0, (2.0,), (), None, (), 6.0),
+        AttemptTimes(1.0, 9.0, (1.0, 2.0, 3.0), (), None, (), 4.0),
+        AttemptTimes(2.0, 18.0, (2.0,), (), None, (), 6.0),
     ]
     cost = RunCost.pooled(times, 2)
     assert cost is not None
-    assert (cost.startup.mid, cost.step.mid, cost.peak_gib) == (15.0, 2.0, 6.0)
+    assert (cost.start.mid, cost.step.mid, cost.peak_gib) == (15.0, 2.0, 6.0)
     assert cost.unmeasured == ("evaluation", "end", "save")
     assert cost.describe() == (
         "start 15 s, 2 s per step, peak 6 GiB, from 2 measured runs (not measured: evaluation and "

@@ -168,6 +168,9 @@ def _forecast(plan: Plan, history: History, limits: dict[int, TimeLimit]) -> For
     """The forecast of the runs to start, canaries left out. None if none of them is measured."""
     runs: dict[str, RunForecast] = {}
     unknown, measured, groups = 0, 0, list(plan.shapes)
+    is_local = plan.profile.executor == "local"
+    width, gpus = _slots(plan) if is_local and plan.to_do else (1, 0)
+    num_first = width  # runs that wait for the first ranks of a local queue
     for kind, indices in history.kinds.items():
         to_do = [index for index in indices if plan.runs[index].to_do]
         cost = history.cost(kind) if to_do else None
@@ -177,31 +180,34 @@ def _forecast(plan: Plan, history: History, limits: dict[int, TimeLimit]) -> For
         measured += cost.num_runs
         for index in to_do:
             run = plan.runs[index]
-            seconds = cost.time_of(Work.of_run(run.spec.config, _first_step(run)))
+            work = Work.of_run(run.spec.config, _first_step(run))
+            seconds = cost.time_of(work, is_launched=not is_local)
+            if is_local and num_first:
+                seconds, num_first = seconds + cost.first_launch, num_first - 1
             attempts = limits[index].attempts if index in limits else 1
-            seconds += cost.startup * (attempts - 1)
+            seconds += cost.start * (attempts - 1)
             runs[run.folder.run_id] = RunForecast(
                 seconds=seconds.as_tuple(),
                 step=_first_step(run),
                 nodes=run.shape.nodes,
-                gpus=run.attempt.gpus,
-                group=groups.index(run.shape),
+                gpus=gpus if is_local else run.attempt.gpus,
+                group=0 if is_local else groups.index(run.shape),
             )
     if not runs:
         return None
     in_order = [run.folder.run_id for run in plan.runs if run.folder.run_id in runs]
-    forecast = Forecast(
+    parallel = [min(plan.profile.array_parallelism, len(plan.shapes[shape])) for shape in groups]
+    return Forecast(
         made_unix_s=round(time.time(), 3),
         runs={name: runs[name] for name in in_order},
-        parallel=tuple(min(plan.profile.array_parallelism, len(plan.shapes[s])) for s in groups),
+        parallel=(width,) if is_local else tuple(parallel),
         num_unknown=unknown,
         measured_runs=measured,
     )
-    return _on_this_machine(plan, forecast) if plan.profile.executor == "local" else forecast
 
 
-def _on_this_machine(plan: Plan, forecast: Forecast) -> Forecast:
-    """The forecast of a local queue: one group of runs, as many at a time as the machine fits."""
+def _slots(plan: Plan) -> tuple[int, int]:
+    """How many runs the local queue starts at a time, and the GPUs of each."""
     from furnace_hpc.launch.local_queue import find_slots
 
     on_gpus = not all(run.spec.config.portable for run in plan.to_do)
@@ -209,7 +215,5 @@ def _on_this_machine(plan: Plan, forecast: Forecast) -> Forecast:
     try:
         slots = find_slots(world_size, on_gpus)
     except ConfigError:  # of CUDA_VISIBLE_DEVICES: the queue reports it
-        return forecast
-    update = {"group": 0, "gpus": len(slots.gpus_of(0))}
-    runs = {name: run.model_copy(update=update) for name, run in forecast.runs.items()}
-    return forecast.model_copy(update={"runs": runs, "parallel": (slots.width,)})
+        return 1, 0
+    return slots.width, len(slots.gpus_of(0))

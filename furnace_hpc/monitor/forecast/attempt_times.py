@@ -23,7 +23,8 @@ HEAD_BYTES, TAIL_BYTES = 65_536, 131_072  # read of a metrics file: enough for h
 class AttemptTimes:
     """Measured seconds of one attempt. A part that was not measured is None or empty."""
 
-    startup_s: float | None  # from the attempt's start to its first step
+    launch_s: float | None  # from the attempt's start to the start of its ranks
+    startup_s: float | None  # from then to the first step
     step_s: tuple[float, ...]  # means of the steps between two records, pauses for saves included
     evaluation_s: tuple[float, ...]  # of the validation split
     end_s: float | None  # from the last step of a run to the end of its last attempt
@@ -51,9 +52,14 @@ def times_of(folder: RunFolder, attempt: Attempt) -> AttemptTimes | None:
     began_at = max((step for number, step, _ in saves if number < attempt.attempt), default=0)
     paused = [step for step in parts[0].evaluated if began_at <= step < train[0]["step"]]
     pause_s = len(paused) * median(evaluation_s or (0.0,))
+    entered_s = _entered_unix_s(folder, attempt)
+    launch_s = None if entered_s is None else max(0.0, entered_s - attempt.start_unix_s)
     peaks = [record["peak_memory_gib"] for record in train if "peak_memory_gib" in record]
     return AttemptTimes(
-        startup_s=_startup_s(attempt, train[0], began_at, median(step_s), pause_s),
+        launch_s=launch_s,
+        startup_s=_startup_s(
+            entered_s or attempt.start_unix_s, train[0], began_at, median(step_s), pause_s
+        ),
         step_s=step_s,
         evaluation_s=evaluation_s,
         end_s=end_s,
@@ -110,15 +116,24 @@ class _Part:
                 yield took_s / steps, None
 
 
+def _entered_unix_s(folder: RunFolder, attempt: Attempt) -> float | None:
+    """When the last rank of the first node started. None if the ranks have not reported it."""
+    times = []
+    with suppress(FileNotFoundError, IrregularFile):
+        for report in read_json_lines(folder.verdict(attempt.attempt, 0)):
+            if report.get("verdict") == "entered" and _has_numbers(report, ("unix_s",)):
+                times.append(float(report["unix_s"]))
+    return max(times, default=None)
+
+
 def _startup_s(
-    attempt: Attempt, first: Record, began_at: int, step_s: float, pause_s: float
+    entered_s: float, first: Record, began_at: int, step_s: float, pause_s: float
 ) -> float | None:
     """Seconds until the first step. None if the step that the attempt began at is not known."""
     steps = first["step"] - began_at
     if steps <= 0:
         return None
-    until_record_s = first["time_unix_s"] - attempt.start_unix_s
-    return max(0.0, float(until_record_s - steps * step_s - pause_s))
+    return max(0.0, float(first["time_unix_s"] - entered_s - steps * step_s - pause_s))
 
 
 def _saves(folder: RunFolder) -> Iterator[tuple[int, int, float]]:

@@ -50,12 +50,14 @@ class TimeLimit:
 class RunCost:
     """Measured seconds of the parts of runs of one kind."""
 
+    launch: Spread
     startup: Spread
     step: Spread
     evaluation: Spread
     end: Spread
     save: Spread
     num_runs: int
+    longest_launch_s: float = 0.0
     peak_gib: float | None = None
     unmeasured: tuple[str, ...] = ()  # parts that no attempt has shown. They count as 0
 
@@ -65,6 +67,7 @@ class RunCost:
         if not times:
             return None
         parts = {
+            "launch": [one.launch_s for one in times if one.launch_s is not None],
             "startup": [one.startup_s for one in times if one.startup_s is not None],
             "step": [value for one in times for value in one.step_s],
             "evaluation": [value for one in times for value in one.evaluation_s],
@@ -75,17 +78,34 @@ class RunCost:
         return cls(
             **{name: spread_of(values, num_runs) for name, values in parts.items()},
             num_runs=num_runs,
+            longest_launch_s=max(parts["launch"], default=0.0),
             peak_gib=max(peaks, default=None),
             unmeasured=tuple(name for name, values in parts.items() if not values),
         )
 
-    def time_of(self, work: Work) -> Spread:
-        """Seconds of one attempt that does all the work."""
+    @property
+    def start(self) -> Spread:
+        """Seconds from the start of an attempt to its first step."""
+        return self.launch + self.startup
+
+    @property
+    def first_launch(self) -> Spread:
+        """Seconds until the first ranks of a local queue start. Others are forked at once."""
+        return spread_of([self.longest_launch_s], self.num_runs)
+
+    def time_of(self, work: Work, is_launched: bool = True) -> Spread:
+        """Seconds of one attempt that does all the work.
+
+        Args:
+            work: what the run has to do.
+            is_launched: whether the time of the launch counts.
+        """
+        start = self.start if is_launched else self.startup
         trained = self.step * work.steps + self.evaluation * work.evaluations
-        whole = self.startup + trained + self.end
+        whole = start + trained + self.end
         if work.least_steps == work.steps:
             return whole
-        low = self.startup.low + trained.low * work.least_steps / work.steps + self.end.low
+        low = start.low + trained.low * work.least_steps / work.steps + self.end.low
         return Spread(low, whole.mid, whole.high)
 
     def time_limit(self, work: Work, signal_delay_s: float, longest_min: int | None) -> TimeLimit:
@@ -97,20 +117,20 @@ class RunCost:
             longest_min: the largest limit that is allowed. None if there is no limit.
         """
         lead_s = max(signal_delay_s, SAVES * self.save.high) + EARLY_S
-        interval = self.startup + self.step * work.save_every + self.evaluation
+        interval = self.start + self.step * work.save_every + self.evaluation
         least_s = max(SAFETY * interval.high + lead_s, 2 * signal_delay_s)
         least_min = ceil(least_s / 60)
         wanted_s = max(SAFETY * self.time_of(work).high + lead_s, least_s)
         wanted_min = on_ladder(ceil(wanted_s / 60))
         if longest_min is None or wanted_min <= longest_min:
             return TimeLimit(wanted_min, 1, least_min)
-        work_s = self.time_of(work).mid - self.startup.mid
-        usable_s = max(60 * longest_min - lead_s - self.startup.mid, self.step.mid, 1e-3)
+        work_s = self.time_of(work).mid - self.start.mid
+        usable_s = max(60 * longest_min - lead_s - self.start.mid, self.step.mid, 1e-3)
         return TimeLimit(longest_min, max(1, ceil(work_s / usable_s)), least_min)
 
     def describe(self) -> str:
         """`start 12 s, 0.42 s per step, save 3.1 s, 5.2 GiB, from 2 measured runs`."""
-        parts = [f"start {self.startup.mid:.3g} s", f"{self.step.mid:.3g} s per step"]
+        parts = [f"start {self.start.mid:.3g} s", f"{self.step.mid:.3g} s per step"]
         if "save" not in self.unmeasured:
             parts.append(f"save {self.save.mid:.2g} s")
         if self.peak_gib is not None:
