@@ -13,6 +13,7 @@ from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.console.options import RunsRoot, SubmittedGrid
+from furnace_hpc.monitor.forecast.progress import lines_below
 from furnace_hpc.monitor.grid_status import StatusLine, continues, overview
 from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.monitor.logs import print_logs
@@ -74,7 +75,7 @@ def main(
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
     else:
-        _show(*_overview(folder, queue))
+        _show(folder, *_overview(folder, queue))
 
 
 def _overview(folder: GridFolder, with_queue: bool) -> tuple[list[StatusLine], JobCache]:
@@ -91,7 +92,7 @@ def _overview(folder: GridFolder, with_queue: bool) -> tuple[list[StatusLine], J
 def watch(folder: GridFolder) -> None:
     """Show the runs until none is running or queued. The last view stays on the screen."""
     if not _on_terminal():
-        _show(*_follow(folder))
+        _show(folder, *_follow(folder))
         return
     from rich.console import Group
     from rich.live import Live
@@ -102,7 +103,9 @@ def watch(folder: GridFolder) -> None:
         with Live(console=console, auto_refresh=False, screen=True) as live:
             while True:
                 size = console.size
-                live.update(Group(*picture(rows, job_cache, *size)), refresh=True)
+                below = lines_below(folder, rows)
+                shown = picture(rows, job_cache, size.width, size.height - len(below))
+                live.update(Group(*shown, *below), refresh=True)
                 if not any(map(_moves, rows)) and not continues(folder, job_cache):
                     break
                 next_s = _next_read_s(started_s)
@@ -111,7 +114,7 @@ def watch(folder: GridFolder) -> None:
                 if time.monotonic() >= next_s:
                     started_s, (rows, job_cache) = time.monotonic(), overview(folder)
     finally:
-        _show(rows, job_cache, console.height - 1)  # one line for the prompt
+        _show(folder, rows, job_cache, console.height - 1)  # one line for the prompt
 
 
 def _follow(folder: GridFolder) -> tuple[list[StatusLine], JobCache]:
@@ -140,12 +143,15 @@ def _moves(row: StatusLine) -> bool:
     return row.status.state in MOVING
 
 
-def _show(rows: list[StatusLine], job_cache: JobCache, height: int = 10**6) -> None:
+def _show(
+    folder: GridFolder, rows: list[StatusLine], job_cache: JobCache, height: int = 10**6
+) -> None:
+    below = lines_below(folder, rows)
     if not _on_terminal():
-        print("\n".join(plain(rows, job_cache)))
+        print("\n".join([*plain(rows, job_cache), *below]))
         return
     console = _console()
-    for text in picture(rows, job_cache, console.width, height):
+    for text in (*picture(rows, job_cache, console.width, height - len(below)), *below):
         console.print(text)
 
 

@@ -21,14 +21,13 @@ from furnace_hpc.config.grids.expansion import expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid, load_grid, select_names, with_settings
 from furnace_hpc.config.grids.initial_weights import check_folders
 from furnace_hpc.config.grids.row import GridRow
-from furnace_hpc.config.grids.trials import row_of
 from furnace_hpc.config.parsing.lookup import data_root, find_shipped, runs_root
 from furnace_hpc.config.parsing.numbers import whole_number
-from furnace_hpc.config.parsing.run_names import TRIAL
 from furnace_hpc.config.pretrained_files import check_pretrained
 from furnace_hpc.console.options import Cluster, DataRoot, GridFile, RunsRoot, Variants
 from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.batch_script import sbatch_flags
+from furnace_hpc.launch.measured.limits import site_longest_min
 from furnace_hpc.launch.planning.dataset_checks import fingerprints
 from furnace_hpc.launch.planning.plan import Choices, Plan, Scope
 from furnace_hpc.launch.planning.planner import check_retry, make_plan
@@ -38,6 +37,7 @@ from furnace_hpc.launch.planning.show_plan import (
     print_batch_texts,
     print_plan,
 )
+from furnace_hpc.launch.stalled import recover_stalled, unattended_trials
 from furnace_hpc.launch.submission import (
     grid_lock,
     record,
@@ -51,7 +51,6 @@ from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.own_code import own_code_to_copy
 from furnace_hpc.runs.resume_overrides import read_overrides
 from furnace_hpc.runs.snapshot import source
-from furnace_hpc.runs.state import RunState
 from furnace_hpc.runs.submitted import grid_command
 from furnace_hpc.runs.trust import check_place, keep_private, trust_group
 from furnace_hpc.slurm.client import prefetch_site_limits, require_slurm
@@ -75,6 +74,9 @@ Adopt = Annotated[
 ResumeWith = Annotated[
     list[str] | None,
     typer.Option(help="resume runs with another deepspeed=FILE or micro_batch_size=N; repeatable"),
+]
+Canary = Annotated[
+    bool, typer.Option("--canary", help="first measure one run of each kind for a few steps")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="only show the plan and the batch scripts")]
 Prepare = Annotated[
@@ -102,6 +104,7 @@ class Options:
     adopt: bool
     dry_run: bool
     prepare: bool
+    canary: bool = False
 
     @property
     def on_slurm(self) -> bool:
@@ -119,6 +122,7 @@ def main(
     new_code: NewCode = "",
     adopt: Adopt = True,
     resume_with: ResumeWith = None,
+    canary: Canary = False,
     dry_run: DryRun = False,
     prepare: Prepare = False,
     wait: Wait = False,
@@ -151,6 +155,7 @@ def main(
         adopt=adopt,
         dry_run=dry_run,
         prepare=prepare,
+        canary=canary,
     )
     _check_places(options)
     prefetch = _start_prefetch(options)
@@ -250,6 +255,8 @@ def make_plan_of(
         resume_with=options.resume_with,
         adopt=options.adopt,
         get_status=get_status,
+        canary=options.canary,
+        longest_min=site_longest_min(options.profile),
     )
     if grid.tune is None:
         specs = [
@@ -274,7 +281,7 @@ def make_plan_of(
     plan = make_plan(grid, specs, options.profile, folder, choices)
     return replace(
         plan,
-        scope=_scope(options) if stage.waiting else None,
+        scope=_scope(options) if stage.waiting or plan.num_later else None,
         num_waiting=len(stage.waiting),
         tuning=tuple(stage.lines(len(stage.waiting) * len(options.seeds))),
     )
@@ -282,7 +289,12 @@ def make_plan_of(
 
 def _scope(options: Options) -> Scope:
     data_root = str(options.data_root.resolve())
-    return Scope(options.variants, options.seeds, data_root, options.adopt, options.new_code)
+    scope = Scope(options.variants, options.seeds, data_root, options.adopt, options.new_code)
+    if not options.canary:
+        return scope
+    return scope._replace(
+        canary=True, retry=sorted(options.retry), resume_with=dict(options.resume_with)
+    )
 
 
 def _carry_out(plan: Plan, options: Options, resolver: StatusResolver, yes: bool) -> None:
@@ -310,21 +322,6 @@ def _prepare(plan: Plan) -> None:
         print(f"then: sbatch {flags} {template} {submission}")
 
 
-def recover_stalled(folder: GridFolder, resolver: StatusResolver) -> None:
-    """Release jobs that Slurm holds, and submit follow-up jobs that are missing."""
-    if not resolver.places:
-        return
-    from furnace_hpc.launch import slurm_array
-    from furnace_hpc.monitor.held_jobs import release_held
-    from furnace_hpc.monitor.job_cache import expire_job_cache
-
-    if released := release_held(resolver.job_cache):
-        expire_job_cache(folder)
-    followed = slurm_array.submit_missing_follow_ups(folder, resolver.job_cache)
-    for line in (*released, *followed):
-        print(line)
-
-
 def _submit_array(plan: Plan, live_jobs: int, yes: bool) -> None:
     if not plan.to_do:
         record(plan)
@@ -336,21 +333,6 @@ def _submit_array(plan: Plan, live_jobs: int, yes: bool) -> None:
     for line in slurm_array.submit_plan(plan, live_jobs):
         print(line)
     print(f"then: {grid_command('status', plan.folder, '--watch')}")
-
-
-def unattended_trials(plan: Plan, resolver: StatusResolver) -> str:
-    """A line on trials in the queue that no follow-up job waits for. Empty if there are none."""
-    alone: list[str] = []
-    for run in plan.runs if plan.scope else ():
-        is_live = run.status.state in (RunState.QUEUED, RunState.RUNNING)
-        job = resolver.places.get(run.folder.run_id)
-        row = row_of(run.spec.variant)
-        if TRIAL in run.spec.variant and is_live and job and not job.follow_up:
-            alone += [row] * (row not in alone)
-    if not alone:
-        return ""
-    rows = ", ".join(alone)
-    return f"no follow-up job waits for trials of {rows}: submit again when they have ended"
 
 
 def _wait(plan: Plan) -> None:
@@ -378,6 +360,7 @@ def _run_here(plan: Plan, plan_again: Callable[[], Plan]) -> None:
             break
         before, plan = plan, plan_again()
         if plan.num_later == before.num_later:
+            print(*plan.notes, sep="\n", end="\n" * bool(plan.notes))
             break
         print_plan(plan)
     from furnace_hpc.aggregate import show_table

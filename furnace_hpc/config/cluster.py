@@ -150,6 +150,12 @@ class ClusterProfile(Config):
         description="true: each node copies the ranks' Python environment to `scratch` once, and "
         "ranks start from there",
     )
+    timeout_min: int = Field(
+        default=60,
+        ge=1,
+        description="time limit of one attempt in minutes, if the grid has timeout_min: auto and "
+        "no run of that kind was measured",
+    )
 
     @model_validator(mode="after")
     def _containers_need_slurm(self) -> "ClusterProfile":

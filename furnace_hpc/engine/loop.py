@@ -20,6 +20,7 @@ from furnace_hpc.engine.deepspeed_engine import Engine
 from furnace_hpc.engine.determinism import explained_nondeterminism
 from furnace_hpc.engine.evaluation import Evaluation, evaluate
 from furnace_hpc.engine.finish import Trained, finish
+from furnace_hpc.engine.metering.canary import Canary
 from furnace_hpc.engine.metering.usage import MeteredBatches, StepMeters, Usage
 from furnace_hpc.engine.micro_batch import noted_half, noted_oom
 from furnace_hpc.engine.optimization.group_norms import GroupNorms
@@ -121,6 +122,7 @@ class TrainingLoop:
         """Of the step just trained, as means over this rank's samples. Empty before the first."""
         self._gradients = GradientCheck()
         self._group_norms = GroupNorms(self._engine)
+        self._canary = Canary.of_attempt(context, progress.step)
 
     def run(self) -> str | None:
         """Train the run to its last step, then finish it."""
@@ -130,6 +132,7 @@ class TrainingLoop:
                 saver.wait(self._progress.step)
         if self._metrics:
             self._metrics.close()
+        self._canary.measure(stop_signal)
         return stop_signal or self._finish()
 
     def _train_steps(self, saver: CheckpointSaver) -> str | None:
@@ -150,6 +153,8 @@ class TrainingLoop:
         if not busy:
             saver.advance(step)
         is_last = self._progress.is_at_end(self._config)
+        if not (stop_signal or is_last):
+            stop_signal = self._canary.signal(step)
         is_evaluation_due = not stop_signal and self._progress.is_evaluation_due(self._config)
         is_save_due = saver.is_due(step, busy)
         if stop_signal or is_evaluation_due or is_save_due or is_last:

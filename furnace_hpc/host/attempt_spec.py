@@ -25,6 +25,8 @@ class AttemptSpec(NamedTuple):
     data_dir: str = ""  # folder of the packed data set
     overrides: Dict[str, Any] = {}  # config fields that differ from spec.json
     known_attempts: int = 0  # newest attempt when the overrides were chosen
+    partition: Optional[str] = None  # that the job asks for
+    stop_after_steps: Optional[int] = None  # of a canary, which saves and stops then
 
     @classmethod
     def from_record(cls, record: Dict[str, Any]) -> "AttemptSpec":

@@ -23,7 +23,8 @@ def exhausted_budget(attempts: Sequence[Record], limits: Record, now_unix_s: flo
         plural = "s" if idle > 1 else ""
         what = f"{idle} attempt{plural} in a row without a new step"
         return _message(what, "max_idle_attempts", idle + 1)
-    count, max_count = len(attempts), limits.get("max_attempts")
+    count = sum(attempt.get("reason") != "canary" for attempt in attempts)
+    max_count = limits.get("max_attempts")
     if max_count and count >= max_count:
         return _message(f"{count} of {max_count} attempts are used", "max_attempts", count + 1)
     hours, max_hours = gpu_hours(attempts, now_unix_s), limits.get("max_gpu_hours")

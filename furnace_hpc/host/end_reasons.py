@@ -23,6 +23,7 @@ RETRYABLE = (  # not caused by the run
     "oom_halved",
 )
 PROVISIONAL = ("killed", "stopped", "peer_lost")  # may be replaced by a more specific reason
+CANARY = "--canary"  # in the place of a signal's name: ranks stop after some steps, as planned
 CAUSES = FATAL + ("gpu",)  # verdicts of the rank that failed first; others follow from it
 EARLY_S = 90  # Slurm sends the signal of --signal up to 60 s early, and delivery takes some seconds
 
@@ -200,6 +201,8 @@ def reason_of_signal(
     sites send USR2 at preemption too. There the end of the job's time decides. `scancel` kills the
     batch script, so it does not get here.
     """
+    if name == CANARY:
+        return "canary"
     if not record.get("job_id"):
         return "stopped"
     if name == "SIGUSR2":

@@ -178,6 +178,8 @@ def decide(run_dir: str, number: int, exit_code: int) -> str:
     # Slurm considered this node dead and restarted the job, which belongs to the next attempt
     if is_replaced:
         return "fail"
+    if end.reason == "canary":  # its job is done. Another one continues the run
+        return "done"
     if end.reason not in REQUEUED or exhausted_budget(run_dir, attempt.record):
         return "fail"
     return "requeue"

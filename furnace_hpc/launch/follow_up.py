@@ -9,12 +9,13 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.grids.expansion import expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid, read_grid
 from furnace_hpc.config.grids.trials import row_of
+from furnace_hpc.config.train_config import TRIAL
 from furnace_hpc.host import gpu_check, lifecycle
 from furnace_hpc.host.regular_file import read_regular
-from furnace_hpc.launch.planning.plan import Choices, Plan, Scope, Shape
+from furnace_hpc.launch.planning.plan import Choices, Plan, PlannedRun, Scope, Shape
 from furnace_hpc.launch.planning.planner import make_plan
 from furnace_hpc.launch.submission import read_scope
-from furnace_hpc.monitor.run_status import CANCELLED, StatusResolver
+from furnace_hpc.monitor.run_status import CANARY, CANCELLED, StatusResolver
 from furnace_hpc.monitor.tuning import next_stage
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
@@ -24,6 +25,7 @@ from furnace_hpc.runs.snapshot import source
 from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt
 from furnace_hpc.runs.submitted import SubmissionRow
 from furnace_hpc.runs.trust import check_trusted
+from furnace_hpc.slurm.client import longest_min
 
 
 def remaining_rows(
@@ -74,25 +76,18 @@ def plan_next_stage(
     if not rows:
         return None
     newest = scopes[-1][1]
-    choices = Choices(
-        code_hash=code_hash(),
-        snapshot=source(own_code_to_copy(grid)).snapshot_hash,
-        data_root=Path(newest.data_root),
-        get_status=resolver,
-        adopt=newest.adopt,
-        new_code=newest.new_code,
-    )
+    choices = _choices(newest, grid, resolver)
     # Of all submissions: a row's source may be on data that only an earlier one has used.
     fingerprints = dict(row.data for found in submissions(folder) for row in found.rows)
     profile = read_profile(submission)
+    # `remaining_rows` has decided about those that these submissions started.
+    begun = {row.run_id for found, _ in scopes for row in found.rows if row.to_do}
     if grid.tune is None:
-        held = [run for run in expand(grid, fingerprints, rows) if run.config.init_from]
+        runs = expand(grid, fingerprints, rows)
+        held = [run for run in runs if newest.canary or run.config.init_from]
         specs = [run for run in held if (run.variant, str(run.config.seed)) in wanted]
-        plan = make_plan(grid, specs, profile, folder, choices)
-        # `remaining_rows` has decided about those that these submissions started.
-        begun = {row.run_id for found, _ in scopes for row in found.rows if row.to_do}
-        runs = [run for run in plan.runs if not (run.action.resumes and run.folder.run_id in begun)]
-        return replace(plan, runs=tuple(runs), scope=newest if plan.num_later else None)
+        plan = _undecided(make_plan(grid, specs, profile, folder, choices), begun)
+        return replace(plan, scope=newest if plan.num_later else None)
     stage = next_stage(
         grid,
         rows,
@@ -105,11 +100,48 @@ def plan_next_stage(
     )
     num_later = sum(name == tuned.row for tuned in stage.waiting for name, _ in wanted)
     print(*stage.lines(num_later), sep="\n", flush=True)
-    # This job retries no trial: `remaining_rows` has left them.
-    specs = [spec for spec in stage.runs if (spec.variant, str(spec.config.seed)) in wanted]
+    # This job retries no trial: `remaining_rows` has left them. But trials follow their canaries.
+    specs = [
+        spec
+        for spec in stage.runs
+        if (spec.variant, str(spec.config.seed)) in wanted
+        or (newest.canary and TRIAL in spec.variant)
+    ]
     if not specs:
         return None
-    return make_plan(grid, specs, profile, folder, choices)
+    plan = make_plan(grid, specs, profile, folder, choices)
+    if not newest.canary:
+        return plan
+    plan = replace(_undecided(plan, begun), num_waiting=len(stage.waiting))
+    return replace(plan, scope=newest if plan.num_later else None)
+
+
+def _choices(scope: Scope, grid: Grid, resolver: StatusResolver) -> Choices:
+    """The user's choices, as the scope of a submission has kept them."""
+    return Choices(
+        code_hash=code_hash(),
+        snapshot=source(own_code_to_copy(grid)).snapshot_hash,
+        data_root=Path(scope.data_root),
+        get_status=resolver,
+        adopt=scope.adopt,
+        new_code=scope.new_code,
+        retry=frozenset(scope.retry),
+        resume_with=scope.resume_with,
+        canary=scope.canary,
+        longest_min=longest_min,
+    )
+
+
+def _undecided(plan: Plan, begun: set[str]) -> Plan:
+    """The plan without runs about which `remaining_rows` has decided."""
+    runs = tuple(run for run in plan.runs if not _is_decided(run, begun))
+    return replace(plan, runs=runs)
+
+
+def _is_decided(run: PlannedRun, begun: set[str]) -> bool:
+    """Whether `remaining_rows` has decided about a run. A canary resumes with the others."""
+    is_canary = run.status.end_reason == CANARY
+    return run.action.resumes and run.folder.run_id in begun and not is_canary
 
 
 def _scopes_from(
@@ -162,4 +194,5 @@ def _is_retryable(status: RunStatus) -> bool:
     """
     failed_by_budget = status.state is RunState.FAILED and bool(status.exhausted_budget)
     interrupted = status.state is RunState.INTERRUPTED or failed_by_budget
-    return interrupted and CANCELLED not in status.reason
+    is_canary = status.end_reason == CANARY  # `plan_next_stage` resumes it
+    return interrupted and CANCELLED not in status.reason and not is_canary

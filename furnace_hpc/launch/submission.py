@@ -19,6 +19,7 @@ from furnace_hpc.host import lifecycle
 from furnace_hpc.host.json_lines import read_json
 from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.launch.planning.plan import Action, Plan, PlannedRun, Scope
+from furnace_hpc.monitor.forecast.recorded import FORECAST, as_json
 from furnace_hpc.runs.adopted import link
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.journal import SCOPE, SbatchCall, Submission, submissions
@@ -147,6 +148,8 @@ def write_submission(plan: Plan) -> Submission:
     write_atomically(path / "specs.jsonl", "".join(specs))
     if plan.scope:
         write_json(path / SCOPE, plan.scope._asdict())
+    if plan.forecast:
+        write_json(path / FORECAST, as_json(plan.forecast))
     write_atomically(path / "rows.jsonl", "".join(row.line() for row in _rows(plan, specs)))
     return Submission(path)
 

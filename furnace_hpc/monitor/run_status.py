@@ -29,6 +29,7 @@ from furnace_hpc.runs.state import END_REASONS, RunState, RunStatus, read_status
 from furnace_hpc.slurm.job_states import Phase, explain_waiting, meaning
 from furnace_hpc.slurm.parsing import Job
 
+CANARY = "canary"  # the end reason of a run that has stopped as planned
 CANCELLED = "cancelled"  # an end reason; also part of the reason text of every cancelled run
 
 
@@ -43,6 +44,8 @@ class StatusResolver:
         """The run's status. An interrupted run is queued if its follow-up job will retry it."""
         status, assigned = self.now(run), self.places.get(run.run_id)
         if status.state is not RunState.INTERRUPTED or CANCELLED in status.reason:
+            return status
+        if status.end_reason == CANARY:  # the follow-up job resumes it in another submission
             return status
         if assigned is None or not assigned.resubmitted or not self._is_live(assigned.follow_up):
             return status

@@ -19,6 +19,7 @@
                          checkpoints.jsonl   a line for every checkpoint that was ever saved
                          predictions/<split>.npz
                          micro_batch.json    the size that micro_batch_size: auto has chosen
+                         canary.json         times of an evaluation, written by a canary
                          result.json         written once, last: if it exists, the run is done
                          logs/<n>-<node>.log   output of a node's ranks
 
@@ -115,6 +116,11 @@ class RunFolder:
     def micro_batch(self) -> Path:
         """The micro-batch size that `auto` has chosen. Written once."""
         return self.path / "micro_batch.json"
+
+    @property
+    def canary(self) -> Path:
+        """Times of an evaluation, from the newest canary of the run."""
+        return self.path / "canary.json"
 
     def collectives(self, attempt: int) -> Path:
         """Beginning of the paths of a hung attempt's last collectives. The rank follows."""

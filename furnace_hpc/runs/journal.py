@@ -24,7 +24,7 @@ from furnace_hpc.runs.file_cache import cached_by_stat
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.submitted import SubmissionRow, read_rows
 
-SCOPE = "scope.json"  # in a submission of trials: which runs of the table follow
+SCOPE = "scope.json"  # in a submission of trials or canaries: which runs of the table follow
 # event -> keys that it must have, and their types; other events must have `name`
 REQUIRED: dict[str, dict[str, Any]] = {
     "intent": {"name": str, "kind": str, "base": int, "rows": list, "unix_s": int | float},

@@ -78,6 +78,12 @@ END_REASONS = {
         "out of memory in a training step, for the first time; the next attempt has half the "
         "micro-batch at the same global batch"
     ),
+    "canary": EndRule(
+        RunState.INTERRUPTED,
+        False,
+        "all ranks saved and stopped after the steps of `submit --canary`; that submission resumes "
+        "the run",
+    ),
     "cancelled": EndRule(
         RunState.INTERRUPTED, False, "Slurm's CANCELLED; the next `submit` resumes the run"
     ),

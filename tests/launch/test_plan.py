@@ -341,6 +341,8 @@ def test_the_spec_of_an_attempt(tmp_path):
         "data_dir": os.path.abspath("relative/tridigits"),  # noqa: PTH100  a link of the user's may stay a link
         "overrides": {},
         "known_attempts": 0,
+        "partition": None,
+        "stop_after_steps": None,
     }
 
 

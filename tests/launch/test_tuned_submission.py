@@ -22,6 +22,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.grid import Grid, with_settings
 from furnace_hpc.launch.follow_up import plan_next_stage
 from furnace_hpc.launch.planning.plan import Action, Plan, Scope
+from furnace_hpc.launch.stalled import unattended_trials
 from furnace_hpc.launch.submission import read_scope, record, write_submission
 from furnace_hpc.monitor.assignments import JobAssignment
 from furnace_hpc.monitor.run_status import observe
@@ -31,7 +32,6 @@ from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.records import declaration
 from furnace_hpc.runs.records.declaration import read_declared
 from furnace_hpc.runs.state import RunState, RunStatus
-from furnace_hpc.submit import unattended_trials
 from furnace_hpc.tables.declared_plan import plan_lines
 from furnace_hpc.tables.view import View
 

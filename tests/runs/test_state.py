@@ -92,7 +92,13 @@ def test_every_end_reason_has_a_state():
     assert {reason for reason, rule in END_REASONS.items() if rule.state is RunState.FAILED} == set(
         end_reasons.FATAL
     )
-    assert set(END_REASONS) == {*end_reasons.RETRYABLE, *end_reasons.FATAL, "done", "cancelled"}
+    assert set(END_REASONS) == {
+        *end_reasons.RETRYABLE,
+        *end_reasons.FATAL,
+        "done",
+        "canary",
+        "cancelled",
+    }
     assert set(end_reasons.RETRYABLE) - set(lifecycle.REQUEUED) == {"killed"}
 
 

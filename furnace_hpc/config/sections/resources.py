@@ -1,9 +1,30 @@
 """The section `resources`."""
 
-from pydantic import Field
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
 
 from furnace_hpc.config.base import Config, Partitions
+from furnace_hpc.config.parsing.numbers import wanted_number
 from furnace_hpc.config.parsing.sbatch_flags import SbatchFlags
+
+AUTO = "auto"  # of timeout_min: chosen from measured runs
+
+
+def _timeout_min(value: Any) -> Any:
+    """Validate a time limit, so that an error has one reason."""
+    if value == AUTO:
+        return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(wanted_number("timeout_min", value))
+    if value < 1:
+        raise ValueError(f"timeout_min is {value}. Use at least 1, or auto")
+    return value
+
+
+TimeoutMin = Annotated[int | Literal["auto"], BeforeValidator(_timeout_min)]
 
 
 class Resources(Config):
@@ -13,7 +34,11 @@ class Resources(Config):
     processes_per_node: int | None = Field(
         default=None, ge=1, le=1024, description="ranks on each node (one per GPU)"
     )
-    timeout_min: int = Field(default=60, ge=1, description="time limit of one attempt, minutes")
+    timeout_min: TimeoutMin = Field(
+        default=60,
+        description="time limit of one attempt, minutes. auto: from measured runs of the same kind "
+        "[timeout_min of the profile]",
+    )
     partition: Partitions | None = Field(
         default=None,
         description="replaces the profile's partition. Of several (a list, or comma-separated), "

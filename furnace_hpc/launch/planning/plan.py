@@ -13,6 +13,7 @@ from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.sbatch_flags import Flag, as_words
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.host.attempt_spec import AttemptSpec
+from furnace_hpc.monitor.forecast.recorded import Forecast
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.attempts import AttemptHistory
 from furnace_hpc.runs.state import RunStatus, read_status
@@ -112,6 +113,9 @@ class Scope(NamedTuple):
     data_root: str
     adopt: bool
     new_code: bool = False  # whether results and choices of older code do not count
+    canary: bool = False  # whether each kind of run starts with a canary
+    retry: list[str] = []  # failed runs to retry, if canaries came first
+    resume_with: dict[str, Any] = {}  # likewise
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,8 @@ class Plan:
     scope: Scope | None = None  # if runs follow later
     num_waiting: int = 0  # rows (on each pack) whose trials have not chosen values
     tuning: tuple[str, ...] = ()  # lines about choices, for the user
+    notes: tuple[str, ...] = ()  # lines about canaries, time limits and the forecast
+    forecast: Forecast | None = None  # None if no run of these kinds was measured
 
     @property
     def to_do(self) -> list[PlannedRun]:
@@ -158,7 +164,7 @@ class Plan:
         once = everything = 0.0
         for run in self.to_do:
             resources = run.spec.resources
-            hours = run.attempt.gpus * resources.timeout_min / 60
+            hours = run.attempt.gpus * run.shape.timeout_min / 60
             once += hours
             everything += hours * max(1, resources.max_attempts - run.status.attempt)
         return once, everything
@@ -176,3 +182,6 @@ class Choices:
     resume_with: Mapping[str, Any] = field(default_factory=dict)
     get_status: Callable[[RunFolder], RunStatus] = read_status
     adopt: bool = True
+    canary: bool = False  # first one run of each kind, for a few steps
+    # the longest time limit of a partition, in minutes. None if it has none, or is not known
+    longest_min: Callable[[str | None], int | None] = lambda _: None

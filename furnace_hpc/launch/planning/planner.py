@@ -21,6 +21,7 @@ from furnace_hpc.host import lifecycle
 from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
 from furnace_hpc.launch.container import check_container
+from furnace_hpc.launch.measured.limits import default_limit, measured_plan
 from furnace_hpc.launch.planning.dataset_checks import with_steps_of_epochs
 from furnace_hpc.launch.planning.found_run import Code, Found, damaged, find, run_to_link
 from furnace_hpc.launch.planning.node_exclusion import excluded_nodes
@@ -72,7 +73,8 @@ def make_plan(
         raise ConfigError("\n".join(lines))
     planned = hold_back(planned, folder, choices.get_status)
     exclude = excluded_nodes([run.history for run in planned], profile)
-    return Plan(grid, profile, folder, tuple(planned), choices.snapshot, exclude)
+    plan = Plan(grid, profile, folder, tuple(planned), choices.snapshot, exclude)
+    return measured_plan(plan, choices)
 
 
 def check_retry(words: frozenset[str]) -> None:
@@ -87,7 +89,7 @@ def retry_words() -> set[str]:
     `failed` means every reason. `lost` means runs whose holder is not visible from this host.
     """
     reasons = {name for name, end in END_REASONS.items() if end.state is not RunState.DONE}
-    return {"failed", "lost"} | reasons
+    return {"failed", "lost"} | reasons - {"canary"}  # which always resumes
 
 
 def _plan_run(
@@ -136,14 +138,14 @@ def _shape(resources: Resources, profile: ClusterProfile) -> Shape:
     """Return what a run's job asks for, from its grid or else from the profile."""
     return Shape(
         *profile.shape(resources),
-        resources.timeout_min,
+        default_limit(resources, profile),
         resources.partition,
         sbatch=merged(profile.sbatch, resources.sbatch),
     )
 
 
 def _check_time_limit(spec: RunSpec, profile: ClusterProfile) -> None:
-    limit_min, lead_s = spec.resources.timeout_min, profile.signal_delay_s
+    limit_min, lead_s = default_limit(spec.resources, profile), profile.signal_delay_s
     if profile.executor == "slurm" and limit_min * 60 < 2 * lead_s:
         raise ConfigError(
             f"resources.timeout_min {limit_min} leaves no time to train: cluster {profile.name!r} "
@@ -232,6 +234,7 @@ def _sizes(shape: Shape, profile: ClusterProfile) -> dict[str, Any]:
         "gpus": profile.gpus(shape.nodes, shape.processes_per_node),
         "signal_delay_s": profile.signal_delay_s,
         "time_limit_s": shape.timeout_min * 60 if on_slurm else None,
+        "partition": shape.partition or profile.partition,
     }
 
 

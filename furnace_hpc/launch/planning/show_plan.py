@@ -78,7 +78,8 @@ def print_plan(plan: Plan) -> None:
     counts = ", ".join(f"{number:,} {action}" for action, number in sorted(plan.counts.items()))
     console.print(f"{counted(len(plan.runs), 'run')} ({counts}) on {plan.profile.name}")
     lines = (*plan.tuning, *_epochs(plan), *_other_names(plan), *_code(plan), *_jobs(plan))
-    for line in (*lines, *_cached_features(plan), *_early_stopping(plan)):
+    lines = (*lines, *_cached_features(plan), *_early_stopping(plan), *map(printable, plan.notes))
+    for line in lines:
         console.print(line)
     if not plan.to_do:
         console.print("nothing to do")

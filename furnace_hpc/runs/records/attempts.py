@@ -49,6 +49,11 @@ class Attempt(BaseModel):
     holder: dict[str, Any] | None = Field(
         default=None, description="the process that starts and ends the attempt"
     )
+    nodes: int | None = None
+    partition: str | None = Field(default=None, description="partition that its job asked for")
+    stop_after_steps: int | None = Field(
+        default=None, description="steps after which a canary stops; None if it is no canary"
+    )
 
     @property
     def holder_host(self) -> str:

@@ -1,0 +1,1 @@
+"""Time limits, canaries and forecasts of a plan, from measured runs of the same kind."""
