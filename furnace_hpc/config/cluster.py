@@ -16,7 +16,7 @@ from furnace_hpc.config.parsing.lookup import (
 )
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.validation import validate
-from furnace_hpc.config.sections.resources import Resources
+from furnace_hpc.config.sections.resources import Resources, RunsPerNode
 from furnace_hpc.config.train_config import TrainConfig
 
 
@@ -132,6 +132,12 @@ class ClusterProfile(Config):
         default=None,
         description="folder on each node's own disk, such as $TMPDIR of the node. Packed data are "
         "copied there once per node [they are read in place]",
+    )
+    runs_per_node: RunsPerNode | None = Field(
+        default=None,
+        description="runs of one node that share it, as parts of one job. `auto`: gpus_per_node "
+        "divided by the ranks of a run. In a local queue: runs at the same time [Slurm: 1; local: "
+        "as many as fit]",
     )
 
     def gpus(self, nodes: int, processes_per_node: int) -> int:

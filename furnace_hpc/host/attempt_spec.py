@@ -25,6 +25,7 @@ class AttemptSpec(NamedTuple):
     data_dir: str = ""  # folder of the packed data set
     overrides: Dict[str, Any] = {}  # config fields that differ from spec.json
     known_attempts: int = 0  # newest attempt when the overrides were chosen
+    runs_per_node: int = 1  # of its job
 
     @classmethod
     def from_record(cls, record: Dict[str, Any]) -> "AttemptSpec":

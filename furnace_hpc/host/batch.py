@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 if __name__ == "__main__":
     # Python puts this script's folder on the path. Its modules could hide the standard library's.
@@ -113,14 +113,26 @@ def _scontrol_requeue(job: str) -> str:
     return message or f"scontrol exits with {done.returncode}"
 
 
-def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
+def begin_attempt(
+    submission: str, row: Dict[str, Any], job: str, pid: int
+) -> Tuple[int, Dict[str, str]]:
+    """Begin an attempt of a row's run. Return its number, and the variables of a portable run.
+
+    Raises:
+        Done, Busy: as `lifecycle.begin`.
+    """
     with open_regular(os.path.join(submission, "specs.jsonl")) as file:
         file.seek(row["spec_at"][0])
         spec = file.read(row["spec_at"][1]).decode("utf-8")
     lifecycle.write_spec(row["run_dir"], spec)
     facts = dict(row["facts"], job_id=job)
+    number = lifecycle.begin(row["run_dir"], facts, lifecycle.holder(pid))
+    return number, portable.environment_of(json.loads(spec))
+
+
+def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
     try:
-        number = lifecycle.begin(row["run_dir"], facts, lifecycle.holder(pid))
+        number, variables = begin_attempt(submission, row, job, pid)
     except lifecycle.Done as done:
         print(f"batch.py: run {row['run_id']} is not started: {done}", file=sys.stderr)
         sys.exit(EXIT_DONE_ALREADY)
@@ -132,7 +144,7 @@ def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
         "FURNACE_CODE": row["code"],
     }
     text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
-    for name, value in portable.environment_of(json.loads(spec)).items():
+    for name, value in variables.items():
         text += f"export {name}={value}\n"
     # a path may hold bytes that are not UTF-8
     sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))

@@ -14,6 +14,7 @@ from furnace_hpc.launch.arrays import Array, ranges
 from furnace_hpc.launch.planning.plan import Shape
 
 BATCH = "furnace_hpc/host/batch.py"  # in a code snapshot
+RUNNER = "furnace_hpc/host/shared_node/runner.py"
 # time limit of a follow-up job: it works for seconds, and waits while the controller is away
 FOLLOW_UP_MIN = 60
 # files of a submission that jobs read or execute
@@ -49,7 +50,8 @@ def array_parameters(
     `additional_parameters` are sbatch flags for which submitit has no parameter.
     """
     shape = array.shape
-    parallel = min(profile.array_parallelism, len(array.rows))
+    parallel = min(profile.array_parallelism, len(array.indices))
+    shared = shape.runs_per_node > 1
     return {
         **_common(profile, name, shape.timeout_min),
         **_optional(
@@ -60,7 +62,8 @@ def array_parameters(
         **_cpus_and_memory(profile),
         **_gpus(profile, shape),
         "nodes": shape.nodes,
-        "ntasks_per_node": shape.processes_per_node,
+        "ntasks_per_node": _ranks_per_node(shape),
+        "use_srun": not shared,  # on a shared node, each run has its own
         "signal_delay_s": profile.signal_delay_s,
         # one file per node: the last --output counts, and submitit's is one per rank
         "srun_args": [f"--output={submission}/%A_%a_%n_log.out", *_srun_args(profile)],
@@ -68,9 +71,9 @@ def array_parameters(
             *_umask(profile),
             *_site_setup(profile),
             *_check_files(submission, code),
-            *_begin(profile, submission, array.base, code),
+            *([] if shared else _begin(profile, submission, array.base, code)),
         ],
-        "teardown": _decide(submission, code),
+        "teardown": [] if shared else _decide(submission, code),
         "additional_parameters": {"array": f"{ranges(array.indices)}%{parallel}", "requeue": True},
     }
 
@@ -106,7 +109,7 @@ def sbatch_flags(profile: ClusterProfile, shape: Shape) -> list[str]:
             partition=shape.partition or profile.partition, account=profile.account, qos=profile.qos
         ),
         "nodes": shape.nodes,
-        "ntasks_per_node": shape.processes_per_node,
+        "ntasks_per_node": _ranks_per_node(shape),
         **_cpus_and_memory(profile),
         **_gpus(profile, shape),
         "time": shape.timeout_min,
@@ -121,6 +124,19 @@ def rank_command(profile: ClusterProfile, code: Path) -> str:
     """
     python = shlex.quote(profile.python or sys.executable)
     return f"{python} -S {shlex.quote(str(code / BATCH))} launch {python}"
+
+
+def shared_node_command(
+    profile: ClusterProfile, submission: Path, code: Path, name: str, shape: Shape
+) -> str:
+    """Return the command of a batch script whose runs share a node. It starts an srun per run."""
+    python = shlex.quote(profile.python or sys.executable)
+    runner = f"python3 -S {shlex.quote(str(code / RUNNER))} {shlex.quote(str(submission))}"
+    ranks = f"{rank_command(profile, code)} -u -m furnace_hpc.launch.rank_main"
+    return (
+        f"{runner} {name} {shape.runs_per_node} {python} --srun {shlex.join(_srun_args(profile))} "
+        f"--ranks {ranks} {shlex.quote(str(submission))}"
+    )
 
 
 def check_path(path: Path) -> None:
@@ -152,8 +168,12 @@ def _cpus_and_memory(profile: ClusterProfile) -> dict[str, Any]:
     return _optional(cpus_per_task=profile.cpus_per_task, mem=memory)
 
 
+def _ranks_per_node(shape: Shape) -> int:
+    return shape.processes_per_node * shape.runs_per_node
+
+
 def _gpus(profile: ClusterProfile, shape: Shape) -> dict[str, Any]:
-    count, per_node = profile.gpus_per_node, shape.processes_per_node
+    count, per_node = profile.gpus_per_node, _ranks_per_node(shape)
     if count is None:
         count = per_node
     if profile.gpu_flag is None or count == 0:

@@ -49,7 +49,7 @@ def remaining_rows(
         is_retry = count <= retries and _is_retryable(status)
         limits = row.attempt.record()
         if (is_new or is_retry) and not lifecycle.exhausted_budget(str(run.path), limits):
-            shapes.setdefault(Shape(*row.shape), []).append(row.row)
+            shapes.setdefault(Shape.read(row.shape), []).append(row.row)
     return shapes
 
 

@@ -7,7 +7,8 @@ from furnace_hpc.host.json_lines import last_lines
 from furnace_hpc.host.lifecycle import newest_attempt
 from furnace_hpc.monitor.run_status import batch_log
 from furnace_hpc.runs.folder import GridFolder, RunFolder
-from furnace_hpc.runs.journal import submissions
+from furnace_hpc.runs.journal import SbatchCall, submissions
+from furnace_hpc.runs.records.attempts import read_attempts
 
 
 def print_logs(folder: GridFolder, name: str, lines: int) -> None:
@@ -65,8 +66,17 @@ def _batch_logs(folder: GridFolder, run: RunFolder) -> list[Path]:
                 continue
             for row, job_id in call.elements.items():
                 if submission.rows[row].run_id == run.run_id:
-                    paths.append(batch_log(submission.path, job_id))
+                    paths.append(batch_log(submission.path, _started_by(run, job_id, call)))
     return [path for path in paths if path.exists()]
+
+
+def _started_by(run: RunFolder, job_id: str, call: SbatchCall) -> str:
+    """The job that started the run. On a shared node it may be another one of the array."""
+    if call.runs_per_node > 1:
+        for attempt in reversed(read_attempts(run)):
+            if (attempt.job_id or "").partition("_")[0] == call.job_id:
+                return str(attempt.job_id)
+    return job_id
 
 
 def _other_nodes(batch_log: Path) -> list[Path]:

@@ -1,8 +1,12 @@
 """The section `resources`."""
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
 from furnace_hpc.config.base import Config, Partitions
+
+RunsPerNode = Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]
 
 
 class Resources(Config):
@@ -32,4 +36,8 @@ class Resources(Config):
         default=None,
         gt=0,
         description="GPU-hours of all attempts of one run, after which it is given up [no limit]",
+    )
+    runs_per_node: RunsPerNode | None = Field(
+        default=None,
+        description="replaces the profile's runs_per_node: runs that share one node and one job",
     )

@@ -1,7 +1,7 @@
 """The types of a plan: its runs, what is done with each, and what their jobs ask for."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -47,17 +47,40 @@ class Shape(NamedTuple):
     processes_per_node: int
     timeout_min: int
     partition: str | None
+    sbatch: tuple[tuple[str, str], ...] = ()
+    runs_per_node: int = 1  # more than 1: a job has several runs, on one node
+
+    @classmethod
+    def read(cls, fields: Sequence[Any]) -> "Shape":
+        """Read the shape of a row in rows.jsonl. JSON has lists for tuples."""
+        return cls(*(_hashable(field) for field in fields))
 
     @property
     def world_size(self) -> int:
-        """Number of ranks."""
+        """Number of ranks of a run."""
         return self.nodes * self.processes_per_node
+
+    def num_jobs(self, num_runs: int) -> int:
+        """Number of jobs that so many runs need."""
+        return -(-num_runs // self.runs_per_node)
+
+    def count(self, num_runs: int) -> str:
+        """Describe so many runs of this shape: `40 runs in 10 jobs of 4, each 1 node x 1 rank`."""
+        runs = counted(num_runs, "run")
+        if self.runs_per_node == 1:
+            return f"{runs} of {self}"
+        jobs = counted(self.num_jobs(num_runs), "job")
+        return f"{runs} in {jobs} of {self.runs_per_node}, each {self}"
 
     def __str__(self) -> str:
         place = f" on {self.partition}" if self.partition else ""
         nodes = counted(self.nodes, "node")
         ranks = counted(self.processes_per_node, "rank")
         return f"{nodes} x {ranks}, {self.timeout_min} min{place}"
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -150,6 +173,14 @@ class Plan:
             once += hours
             everything += hours * max(1, resources.max_attempts - run.status.attempt)
         return once, everything
+
+    @property
+    def node_hours(self) -> float:
+        """Upper bound of one attempt per run. Runs that share a node count it once."""
+        return sum(
+            shape.num_jobs(len(rows)) * shape.nodes * shape.timeout_min / 60
+            for shape, rows in self.shapes.items()
+        )
 
 
 @dataclass(frozen=True)

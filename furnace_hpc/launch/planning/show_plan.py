@@ -13,6 +13,7 @@ from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.config.train_config import UNKNOWN_STEPS
 from furnace_hpc.host import access
 from furnace_hpc.launch.planning.plan import Action, Plan, PlannedRun
+from furnace_hpc.launch.planning.shared_nodes import unshared
 from furnace_hpc.runs.adopted import shown
 from furnace_hpc.slurm.client import cluster_name, has_slurm
 
@@ -180,7 +181,9 @@ def _jobs(plan: Plan) -> Iterator[str]:
     if not plan.to_do or plan.profile.executor != "slurm":
         return
     for shape, rows in plan.shapes.items():
-        yield f"{counted(len(rows), 'run')} of {shape}"
+        yield shape.count(len(rows))
+    if line := unshared(plan):
+        yield line
     if plan.exclude:
         yield (
             f"excluded nodes: {', '.join(plan.exclude)}, where at least "
@@ -192,6 +195,8 @@ def _jobs(plan: Plan) -> Iterator[str]:
         f"at most {once:,.1f} GPU-hours with one attempt per run, and at most {everything:,.1f} "
         f"with all attempts that resources.max_attempts allows"
     )
+    if any(shape.runs_per_node > 1 for shape in plan.shapes):
+        yield f"at most {plan.node_hours:,.1f} node-hours with one attempt per run"
 
 
 def print_batch_texts(plan: Plan) -> None:
