@@ -33,9 +33,9 @@ def print_logs(folder: GridFolder, name: str, lines: int) -> None:
 
 def _log_files(folder: GridFolder, run: RunFolder) -> list[Path]:
     """List the newest batch log, the output of other nodes, and the newest attempt's logs."""
-    files = _batch_logs(folder, run)[-1:]
-    for log in files[:]:
-        files += _other_nodes(log)
+    files = []
+    for logs in _batch_logs(folder, run)[-1:]:
+        files += logs + _other_nodes(logs[0])
     of_attempt = run.logs.glob(f"{newest_attempt(str(run.path))}-*.log")
     return files + sorted(of_attempt, key=lambda path: int(path.stem.partition("-")[2]))
 
@@ -57,17 +57,23 @@ def _find(folder: GridFolder, name: str) -> RunFolder:
     return folder.run(found[0])
 
 
-def _batch_logs(folder: GridFolder, run: RunFolder) -> list[Path]:
-    """Logs of all array elements that were submitted for the run, oldest first."""
-    paths = []
+def _batch_logs(folder: GridFolder, run: RunFolder) -> list[list[Path]]:
+    """Logs of all array elements that were submitted for the run, oldest first.
+
+    If it shares a node, the output of its own srun follows the log of the job.
+    """
+    found = []
     for submission in submissions(folder):
         for call in submission.sbatch_calls():
             if call.outcome != "submitted" or call.kind != "array":
                 continue
             for row, job_id in call.elements.items():
                 if submission.rows[row].run_id == run.run_id:
-                    paths.append(batch_log(submission.path, _started_by(run, job_id, call)))
-    return [path for path in paths if path.exists()]
+                    job_id = _started_by(run, job_id, call)
+                    of_srun = submission.path.glob(f"{job_id}-{row}_*_log.out")
+                    outputs = sorted(path for path in of_srun if path.stat().st_size)
+                    found.append([batch_log(submission.path, job_id), *outputs])
+    return [logs for logs in found if logs[0].exists()]
 
 
 def _started_by(run: RunFolder, job_id: str, call: SbatchCall) -> str:

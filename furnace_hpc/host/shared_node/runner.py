@@ -38,7 +38,7 @@ AGAIN_S = 10.0  # between two stop signals to a run
 # not be.
 RETRIED_HERE = ("oom_halved", "peer_lost", "hang", "infrastructure")
 MAX_RETRIES_HERE = 2  # of a run, per start of the job
-STOPPED = {"time_limit": signal.SIGUSR2, "preempted": signal.SIGUSR1}
+STOPPED = ("time_limit", "preempted")  # Slurm has sent all runs a stop signal
 
 Record = Dict[str, Any]
 
@@ -65,7 +65,7 @@ class Runner:
         self._waiting: List[Record] = []
         self._retries: Dict[int, int] = {}
         self._is_closed = False  # no row starts any more
-        self._stop = 0  # the stop signal that one of the runs has received
+        self._is_stopping = False  # one of the runs has received a stop signal
         self._stop_from_unix_s = 0.0  # runs that began later get the stop signal from here
         self._has_checked_gpus = False
         self._has_failures = False
@@ -90,10 +90,10 @@ class Runner:
             time.sleep(60)  # Slurm ends this process
         return not self._has_failures and not waiting
 
-    def request_stop(self, number: int, *_: Any) -> None:
-        """Pass a stop signal on to all runs. Signal handlers call it."""
-        self._is_closed = True
-        self._stop, self._stop_from_unix_s = number, 0.0
+    def request_stop(self, *_: Any) -> None:
+        """Ask all runs to save and stop. It is also a signal handler."""
+        self._is_closed = self._is_stopping = True
+        self._stop_from_unix_s = 0.0
 
     def _fill(self) -> None:
         while len(self._steps) < self._job.share.places and not self._is_closed:
@@ -168,12 +168,12 @@ class Runner:
 
     def _watch_clock(self) -> None:
         """Stop all runs before the time limit. Slurm does not signal a step that has just begun."""
-        if self._stop:
+        if self._is_stopping or not self._steps:
             return
         row = self._steps[0].row
         left_s, delay_s = self._left_s(row), row["facts"].get("signal_delay_s") or 0.0
         if left_s is not None and left_s < delay_s:
-            self.request_stop(signal.SIGUSR2)
+            self.request_stop()
 
     def _watch(self, step: Step) -> None:
         """Reap a run that has ended. Stop one that was cancelled, or that missed a stop signal."""
@@ -185,8 +185,8 @@ class Runner:
         now = time.time()
         if self._pool.is_cancelled(step.row):
             self._cancel(step, now)
-        elif self._stop and step.started_unix_s > self._stop_from_unix_s:
-            step.ask_to_stop(self._stop, AGAIN_S)
+        elif self._is_stopping and step.started_unix_s > self._stop_from_unix_s:
+            step.ask_to_stop(AGAIN_S)
 
     def _cancel(self, step: Step, now: float) -> None:
         """Ask the run to save and stop. Kill it after the time that it has before a time limit."""
@@ -197,7 +197,7 @@ class Runner:
         if now - step.cancelled_unix_s > patience_s:
             step.kill()
         else:
-            step.ask_to_stop(signal.SIGUSR1, AGAIN_S)
+            step.ask_to_stop(AGAIN_S)
 
     def _end(self, step: Step, code: int) -> None:
         try:
@@ -231,9 +231,9 @@ class Runner:
             return
         self._waiting.append(row)
         self._is_closed = True
-        if reason in STOPPED and not self._stop:
+        if reason in STOPPED and not self._is_stopping:
+            self._is_stopping = True
             # Slurm has signalled all steps that it had started by then.
-            self.request_stop(STOPPED[reason])
             self._stop_from_unix_s = time.time() - EARLY_S
 
 

@@ -79,15 +79,15 @@ class Step:
             return 128 - code
         return code
 
-    def ask_to_stop(self, number: int, again_s: float) -> None:
-        """Send a stop signal to the ranks. srun passes USR1 and USR2 on.
+    def ask_to_stop(self, again_s: float) -> None:
+        """Send a stop signal to the ranks. srun passes USR2 on.
 
         srun drops a signal before its ranks run. So it is repeated after `again_s`.
         """
         now = time.time()
         if now - self._signalled_unix_s >= again_s:
             self._signalled_unix_s = now
-            self._process.send_signal(number)
+            self._process.send_signal(signal.SIGUSR2)
 
     def kill(self) -> None:
         """Kill the ranks. srun does that when it gets TERM."""
