@@ -51,7 +51,7 @@ def test_without_launch_a_signal_kills():
 
 
 def test_host_is_python_3_6_and_standard_library():
-    for path in (*SCRIPT.parent.glob("*.py"), SCRIPT.parent.parent / "__init__.py"):
+    for path in (*SCRIPT.parent.rglob("*.py"), SCRIPT.parent.parent / "__init__.py"):
         tree = ast.parse(path.read_text(), feature_version=(3, 6))
         names = {
             alias.name

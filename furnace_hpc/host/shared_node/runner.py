@@ -33,6 +33,7 @@ from furnace_hpc.host.shared_node.steps import (
 )
 
 POLL_S = 0.5
+REQUEUED_S = 60.0  # until Slurm ends this process
 AGAIN_S = 10.0  # between two stop signals to a run
 # After these reasons a run is started again in its place. The node is not to blame for them, or may
 # not be.
@@ -87,7 +88,7 @@ class Runner:
             names = ", ".join(row["run_id"] for row in waiting)
             _say(f"job {self._job.job} is requeued for {names}")
             batch.requeue(self._job.job)
-            time.sleep(60)  # Slurm ends this process
+            time.sleep(REQUEUED_S)
         return not self._has_failures and not waiting
 
     def request_stop(self, *_: Any) -> None:
