@@ -119,7 +119,7 @@ def test_rows_of_older_submissions_are_read():
     assert Shape(1, 1, 60, None).count(1) == "1 run of 1 node x 1 rank, 60 min"
 
 
-def test_the_script_asks_for_a_node_and_starts_the_runner(tmp_path):
+def test_the_script_starts_the_runner(tmp_path):
     asked = profile(srun_args=["--mpi=none"], processes_per_node=2)
     plan = planned(tmp_path, grid(), asked, snapshot="abc")
     [array] = next_wave(plan.shapes, Limits())

@@ -69,7 +69,7 @@ def test_a_run_that_another_job_started(folder):
     assert see(folder, answer(_5_0="COMPLETED", _5_1="PENDING Resources"), 3).state == "queued"
 
 
-def test_a_crashed_run_stays_failed_while_its_job_continues(folder):
+def test_a_crashed_run_stays_failed_in_a_live_job(folder):
     end(start(folder, 0, "5_0"), "crash")
     for word in ("RUNNING", "PENDING BeginTime", "COMPLETED"):
         assert see(folder, answer(_5_0=word), 0).state is RunState.FAILED
@@ -97,7 +97,7 @@ def test_a_cancelled_run_of_a_live_job(folder):
     ],
 )
 def test_cancel_leaves_the_neighbours(folder, monkeypatch, words, chosen, jobs, asked):
-    """A waiting job is cancelled if all its runs are. A running one is told by the journal."""
+    """A waiting job is cancelled if all its runs are. A running one reads the journal."""
     resolver = StatusResolver(folder, answer(**words))
     monkeypatch.setattr(cancel, "observe", lambda folder, needs_answer: resolver)
     found = cancel._jobs_of(folder, {RUNS[row] for row in chosen}, whole=False)
