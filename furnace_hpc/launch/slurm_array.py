@@ -94,7 +94,7 @@ def submit_wave(
     ids, lines = [], []
     for array in arrays:
         ids.append(_submit_array(submission, profile, grid, array, exclude))
-        lines.append(f"submitted array {ids[-1]}: {array.shape.count(len(array.rows))}")
+        lines.append(f"submitted array {ids[-1]}: {array.shape.describe(len(array.rows))}")
     left = sum(map(len, shapes.values())) - sum(len(array.rows) for array in arrays)
     has_more = read_scope(submission) is not None
     if profile.follow_up:

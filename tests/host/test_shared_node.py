@@ -288,7 +288,7 @@ def test_unusable_gpus_start_one_run(element, monkeypatch):
 
 def test_a_node_is_divided_into_equal_shares():
     job = {"SLURM_GPUS_ON_NODE": "4", "SLURM_MEM_PER_NODE": "4096", "CUDA_VISIBLE_DEVICES": "0,1"}
-    assert Share.of(2, job) == (2, ["--exact", "--nodes=1", "--gres=gpu:2", "--mem=2048M"], [])
+    assert Share.of(2, job) == (2, ["--exact", "--nodes=1", "--gres=gpu:2", "--mem=2048M"], [], 0)
     assert Share.of(4, job).options[2:] == ["--gres=gpu:1", "--mem=1024M"]
     # memory by core: the step takes that of its cores
     assert Share.of(4, {"SLURM_MEM_PER_CPU": "100"}).options == ["--exact", "--nodes=1"]
@@ -307,6 +307,11 @@ def test_srun_asks_for_one_run():
     command = srun_command(Share(2, ["--exact"], []), row, "out", ["--wait=60"], ["python", "x"])
     tasks = ["--ntasks=2", "--ntasks-per-node=2"]
     assert command == ["srun", "--output=out", "--exact", *tasks, "--wait=60", "python", "x"]
+    # a job with all cores of its node
+    alone = Share.of(2, {"SLURM_CPUS_ON_NODE": "32"})
+    assert "--cpus-per-task=8" in srun_command(alone, row, "out", [], ["python"])
+    given = srun_command(alone, row, "out", ["--cpus-per-task=2"], ["python"])
+    assert [word for word in given if "cpus" in word] == ["--cpus-per-task=2"]
     environment = environment_of(row, 3, {"OMP_NUM_THREADS": "1"})
     assert environment["FURNACE_ATTEMPT"] == "3"
     assert environment["PYTHONPATH"].split(":")[0] == "/c"

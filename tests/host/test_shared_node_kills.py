@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -78,7 +79,9 @@ def test_no_run_is_missing_and_none_doubled(tmp_path, point):
 
     def work(index: int, at: str = "never:", restarts: int = 0) -> int:
         ids = {"SLURM_ARRAY_JOB_ID": "91", "SLURM_ARRAY_TASK_ID": str(index)}
-        environment = os.environ | ids | {"SLURM_RESTART_COUNT": str(restarts)}
+        ids |= {"SLURM_RESTART_COUNT": str(restarts)}
+        ids |= {"SLURM_JOB_END_TIME": str(int(time.time()) + 3600)}
+        environment = os.environ | ids
         environment |= {"PATH": f"{tools}:{os.environ['PATH']}", "STAND_IN": str(tools)}
         words = (str(submission), "0-4", "2", "python3", "--srun", "--ranks", "rank")
         command = [sys.executable, "-c", KILLED, at, *words]

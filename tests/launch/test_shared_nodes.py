@@ -12,10 +12,12 @@ from furnace_hpc.config.sections.resources import Resources
 from furnace_hpc.launch.arrays import Limits, next_wave
 from furnace_hpc.launch.batch_script import sbatch_flags
 from furnace_hpc.launch.local_queue import Slots
+from furnace_hpc.launch.planning.node_exclusion import failing_nodes
 from furnace_hpc.launch.planning.plan import Shape
 from furnace_hpc.launch.planning.shared_nodes import local_width, runs_per_node, unshared
 from furnace_hpc.launch.slurm_array import batch_text
 from furnace_hpc.runs.journal import Submission
+from furnace_hpc.runs.records.attempts import Attempt
 
 SHARED = Shape(1, 1, 60, None, runs_per_node=4)
 NODE = {
@@ -115,8 +117,8 @@ def test_rows_of_older_submissions_are_read():
         1, 1, 60, None, (("hint", "x"),), 4
     )
     assert str(SHARED) == "1 node x 1 rank, 60 min"
-    assert SHARED.count(41) == "41 runs in 11 jobs of 4, each 1 node x 1 rank, 60 min"
-    assert Shape(1, 1, 60, None).count(1) == "1 run of 1 node x 1 rank, 60 min"
+    assert SHARED.describe(41) == "41 runs in 11 jobs of 4, each 1 node x 1 rank, 60 min"
+    assert Shape(1, 1, 60, None).describe(1) == "1 run of 1 node x 1 rank, 60 min"
 
 
 def test_the_script_starts_the_runner(tmp_path):
@@ -187,3 +189,14 @@ def test_a_dry_run_shows_jobs_and_node_hours(tmp_path):
     assert "at most 1.0 node-hours with one attempt per run" in done.stdout
     assert "# --- batch script of the array of 4 runs ---" in done.stdout
     assert "/shared_node/runner.py" in done.stdout
+
+
+def test_a_dead_node_counts_once_for_all_its_runs():
+    """Runs that share a node end together. Two starts of a job count twice."""
+    first, second = {"host": "a", "pid": 1}, {"host": "a", "pid": 2}
+    facts = {"attempt": 1, "nodelist": "a", "reason": "node_fail", "runs_per_node": 4}
+    runs = [Attempt(**facts, holder=first) for _ in range(4)]
+    assert failing_nodes(runs, 2) == ()
+    assert failing_nodes([*runs, Attempt(**facts, holder=second)], 2) == ("a",)
+    alone = [Attempt(**facts | {"runs_per_node": 1}, holder=first) for _ in range(2)]
+    assert failing_nodes(alone, 2) == ("a",)

@@ -21,7 +21,7 @@ if __name__ == "__main__":
         os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     )
 
-from furnace_hpc.host import access, batch, gpu_check, lifecycle
+from furnace_hpc.host import access, batch, gpu_check, lease, lifecycle
 from furnace_hpc.host.end_reasons import EARLY_S
 from furnace_hpc.host.shared_node.rows import Pool, rows_of_call
 from furnace_hpc.host.shared_node.steps import (
@@ -238,6 +238,17 @@ class Runner:
             self._stop_from_unix_s = time.time() - EARLY_S
 
 
+def _start_unix_s() -> float:
+    """The start of the batch script: the lines of setup may have taken minutes."""
+    try:
+        with open("/proc/uptime") as file:
+            uptime_s = float(file.read().split()[0])
+        start_ticks = lease.holder(os.getppid())["pid_start"]
+        return time.time() - uptime_s + start_ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, TypeError):
+        return time.time()
+
+
 def _folder(path: str, levels: int) -> str:
     for _ in range(levels):
         path = os.path.dirname(path)
@@ -258,7 +269,7 @@ def _job_of(arguments: List[str], environment: Mapping[str, str], places: int) -
         share=Share.of(places, environment),
         options=options,
         ranks=arguments[arguments.index("--ranks") + 1 :],
-        started_unix_s=time.time(),
+        started_unix_s=_start_unix_s(),
         end_unix_s=float(ends) if ends.isdigit() else None,
     )
 

@@ -32,6 +32,7 @@ class Share(NamedTuple):
     places: int
     options: List[str]  # of srun
     gpus: List[str]  # numbers of the node's GPUs, if Slurm does not divide them
+    cpus: int = 0  # cores of each run; 0 if that is unknown
 
     @classmethod
     def of(cls, places: int, environment: Mapping[str, str]) -> "Share":
@@ -48,7 +49,8 @@ class Share(NamedTuple):
             options.append(f"--mem={int(memory_mb) // places}M")
         elif not environment.get("SLURM_MEM_PER_CPU"):
             options.append("--mem=0")  # the first step would take all memory of the job
-        return cls(places, options, gpus)
+        cpus = environment.get("SLURM_CPUS_ON_NODE", "")
+        return cls(places, options, gpus, int(cpus) // places if cpus.isdigit() else 0)
 
     def variables(self, place: int) -> Dict[str, str]:
         """Variables of the run in this place, from 0."""
@@ -117,6 +119,8 @@ def srun_command(
     """
     count = int(row["facts"].get("processes_per_node") or 1)
     tasks = [f"--ntasks={count}", f"--ntasks-per-node={count}"]
+    if share.cpus > count and not any(o.startswith("--cpus-per-task") for o in options):
+        tasks.append(f"--cpus-per-task={share.cpus // count}")
     return ["srun", f"--output={output}"] + share.options + tasks + options + ranks
 
 

@@ -64,7 +64,7 @@ class Shape(NamedTuple):
         """Number of jobs that so many runs need."""
         return -(-num_runs // self.runs_per_node)
 
-    def count(self, num_runs: int) -> str:
+    def describe(self, num_runs: int) -> str:
         """Describe so many runs of this shape: `40 runs in 10 jobs of 4, each 1 node x 1 rank`."""
         runs = counted(num_runs, "run")
         if self.runs_per_node == 1:

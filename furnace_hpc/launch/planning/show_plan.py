@@ -181,7 +181,7 @@ def _jobs(plan: Plan) -> Iterator[str]:
     if not plan.to_do or plan.profile.executor != "slurm":
         return
     for shape, rows in plan.shapes.items():
-        yield shape.count(len(rows))
+        yield shape.describe(len(rows))
     if line := unshared(plan):
         yield line
     if plan.exclude:
