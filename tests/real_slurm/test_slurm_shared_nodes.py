@@ -152,6 +152,26 @@ def test_a_dead_node_costs_no_run(quiet: Cluster, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.slurm
+def test_a_preemption_stops_and_resumes_all_runs(quiet: Cluster, tmp_path: Path):
+    study = shared(quiet, tmp_path, "waits", "ok", seeds=2, partition="preempt", cpus_per_task=16)
+    study.submitted()
+    study.wait_for(running=2, done=2)
+    node = study.attempts("waits-s0")[0]["holder"]["host"]
+    words = (f"--nodelist={node}", "--exclusive", "--time=1", "--wrap=sleep 3")
+    assert quiet.run("sbatch", "--partition=a100", *words, cwd=tmp_path).returncode == 0
+    wait_until(lambda: study.starts().total() == 6, 90, "the second start of two runs")
+    assert [attempt["reason"] for attempt in first_attempts(study)] == ["stopped", "stopped"]
+    (study.folder / "release").touch()
+    study.wait_for(done=4)
+    assert sorted(study.starts().values()) == [1, 1, 2, 2]
+
+
+def first_attempts(study: Study) -> list[dict]:
+    return [study.attempts(f"waits-s{seed}")[0] for seed in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
 def test_a_killed_submission_of_shared_nodes(quiet: Cluster, tmp_path: Path):
     """The next submit leaves no run out, and starts none twice, whatever line it was killed at."""
 
