@@ -12,7 +12,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.train_config import RunSpec, accumulation_steps
 from furnace_hpc.host import end_reasons, lifecycle
 from furnace_hpc.host.attempt_spec import AttemptSpec
-from furnace_hpc.launch.planning.plan import Action
+from furnace_hpc.launch.planning.plan import Action, Shape
 from furnace_hpc.launch.planning.planner import retry_words
 from furnace_hpc.launch.submission import write_specs, write_submission
 from furnace_hpc.runs.folder import GridFolder, write_json
@@ -314,7 +314,11 @@ def test_shapes_group_runs_by_resources(tmp_path, folder):
     plan = planned(
         tmp_path, grid(**changes), ClusterProfile(name="c", executor="slurm", processes_per_node=4)
     )
-    assert plan.shapes == {(1, 4, 60, None): [0], (2, 4, 60, None): [2, 3], (1, 4, 9, None): [4, 5]}
+    assert plan.shapes == {
+        Shape(1, 4, 60, None): [0],
+        Shape(2, 4, 60, None): [2, 3],
+        Shape(1, 4, 9, None): [4, 5],
+    }
     assert plan.counts == {"start": 5, "skip": 1}
     once = 4 * 1 + 2 * 8 * 1 + 2 * 4 * 9 / 60
     assert plan.gpu_hours == pytest.approx((once, 20 * once))
@@ -340,6 +344,7 @@ def test_the_spec_of_an_attempt(tmp_path):
         "data_dir": os.path.abspath("relative/tridigits"),  # noqa: PTH100  a link of the user's may stay a link
         "overrides": {},
         "known_attempts": 0,
+        "runs_per_node": 1,
     }
 
 
