@@ -243,7 +243,7 @@ def _start_unix_s() -> float:
     try:
         with open("/proc/uptime") as file:
             uptime_s = float(file.read().split()[0])
-        start_ticks = lease.holder(os.getppid())["pid_start"]
+        start_ticks = float(lease.holder(os.getppid())["pid_start"])
         return time.time() - uptime_s + start_ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, TypeError):
         return time.time()
