@@ -15,7 +15,7 @@ from furnace_hpc.launch.submission import grid_lock, read_holder, recover_pendin
 from furnace_hpc.monitor.job_cache import expire_job_cache
 from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.journal import SCOPE, submissions
+from furnace_hpc.runs.journal import SCOPE, Submission, submissions
 from furnace_hpc.runs.manual_starts import manually_started
 from furnace_hpc.runs.submitted import find_submitted
 from furnace_hpc.slurm import client
@@ -38,11 +38,18 @@ def main(
     chosen = _choose(runs, variant or [])
     if _stop_local_queue(folder, bool(variant)):
         return
-    jobs = _cancel(folder, chosen, whole=not variant)
-    if not jobs:
+    jobs, asked = _cancel(folder, chosen, whole=not variant)
+    if not jobs and not asked:
         print(NOTHING)
         return
-    print(f"cancelled {counted(len(jobs), 'job')}; the next submit resumes from saved checkpoints")
+    resumes = "the next submit resumes from saved checkpoints"
+    if jobs:
+        print(f"cancelled {counted(len(jobs), 'job')}; {resumes}")
+    if asked:
+        print(
+            f"asked {counted(len(asked), 'run')} on shared nodes to save and stop, within seconds; "
+            f"other runs of these jobs continue; {resumes}"
+        )
 
 
 def _choose(runs: set[str], variants: list[str]) -> set[str]:
@@ -54,13 +61,14 @@ def _choose(runs: set[str], variants: list[str]) -> set[str]:
     return {run_id for run_id in runs if not variants or _variant(run_id) in variants}
 
 
-def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
-    """Cancel the jobs of these runs and return their ids.
+def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> tuple[list[str], list[str]]:
+    """Cancel the jobs of these runs. Return their ids, and the runs that end within their jobs.
 
-    A follow-up job that runs now reads the note in the journal, or waits for the lock.
+    Jobs with several runs read the note in the journal (host/shared_node/). A follow-up job that
+    runs now reads it too, or waits for the lock.
     """
     all_ = submissions(folder)
-    with_calls = [submission for submission in all_ if submission.sbatch_calls()]
+    with_calls = [one for one in all_ if one.sbatch_calls() or _shares_nodes(one)]
     # A follow-up job also reads the scope of a later submission that has no job of its own.
     with_scope = [one for one in all_ if (one.path / SCOPE).exists() and one not in with_calls]
     for submission in (*with_calls, *with_scope):
@@ -72,27 +80,47 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
                 f"running now may submit more"
             )
     if not with_calls and not manually_started(folder, all_):
-        return []
+        return [], []
     with grid_lock(folder, patience_s=60):  # a follow-up job holds it for seconds
         recover_pending_submissions(folder)
-        jobs = _jobs_of(folder, chosen, whole)
+        jobs, asked = _jobs_of(folder, chosen, whole)
         if jobs:
             client.cancel(named(jobs, whole))
             expire_job_cache(folder)
-    return jobs
+    return jobs, asked
 
 
-def _jobs_of(folder: GridFolder, chosen: set[str], whole: bool) -> list[str]:
-    """Return the live jobs of these runs. For a whole grid they include the follow-up jobs."""
+def _shares_nodes(submission: Submission) -> bool:
+    """Whether some of its runs share a node."""
+    return any(row.attempt.runs_per_node > 1 for row in submission.rows)
+
+
+def _jobs_of(folder: GridFolder, chosen: set[str], whole: bool) -> tuple[list[str], list[str]]:
+    """Return the live jobs of these runs, and the runs whose live jobs have other runs too.
+
+    For a whole grid the jobs include the follow-up jobs.
+    """
     resolver = observe(folder, needs_answer=True)
-    queued = resolver.job_cache.queued.items()
-    live = {job_id for job_id, job in queued if meaning(job.word).phase is not Phase.ENDED}
-    run_of = {place.job_id: run_id for run_id, place in resolver.places.items()}
-    jobs = sorted(job_id for job_id in live & run_of.keys() if run_of[job_id] in chosen)
+    phases = {job_id: meaning(job.word).phase for job_id, job in resolver.job_cache.queued.items()}
+    live = {job_id for job_id, phase in phases.items() if phase is not Phase.ENDED}
+    runs_of: dict[str, set[str]] = {}
+    for run_id, place in resolver.places.items():
+        runs_of.setdefault(place.job_id, set()).add(run_id)
+    known = sorted(live & runs_of.keys())
     if whole:
         # Follow-up jobs first, so that none starts in between.
-        return sorted(live - run_of.keys()) + jobs
-    return jobs
+        return sorted(live - runs_of.keys()) + known, []
+    jobs, asked = list[str](), list[str]()
+    for job_id in known:
+        runs = sorted(runs_of[job_id] & chosen)
+        shares_node = any(resolver.places[run_id].shares_node for run_id in runs)
+        # A job on a shared node may have started runs of other jobs. It ends when it has no run.
+        is_whole = phases[job_id] is Phase.WAITING and set(runs) == runs_of[job_id]
+        if runs and (is_whole or not shares_node):
+            jobs.append(job_id)
+        else:
+            asked += [run_id for run_id in runs if not folder.run(run_id).result.is_file()]
+    return jobs, asked
 
 
 def named(jobs: list[str], whole: bool) -> list[str]:

@@ -259,6 +259,7 @@ def _write_grid(
     resources, world_size = {"timeout_min": 20}, 1
     if profile.executor == "slurm":
         world_size = profile.nodes * profile.processes_per_node
+        resources["runs_per_node"] = 1  # some disturbances end a whole job
     if world_size == 1:  # a rank that is killed or frozen needs a peer
         resources["processes_per_node"] = world_size = 2
     base = BASE | {"steps": steps, "global_batch_size": world_size * max(1, 16 // world_size)}

@@ -25,7 +25,7 @@ from furnace_hpc.config.parsing.lookup import data_root, find_shipped, runs_root
 from furnace_hpc.config.parsing.numbers import whole_number
 from furnace_hpc.config.pretrained_files import check_pretrained
 from furnace_hpc.console.options import Cluster, DataRoot, GridFile, RunsRoot, Variants
-from furnace_hpc.launch.arrays import ranges
+from furnace_hpc.launch.arrays import Array, ranges
 from furnace_hpc.launch.batch_script import sbatch_flags
 from furnace_hpc.launch.measured.limits import site_longest_min
 from furnace_hpc.launch.planning.dataset_checks import fingerprints
@@ -318,8 +318,9 @@ def _prepare(plan: Plan) -> None:
     write_specs(plan)
     print(f"prepared {submission}")
     for shape, rows in plan.shapes.items():
-        flags = " ".join([f"--array={ranges(rows)}", *sbatch_flags(plan.profile, shape)])
-        print(f"then: sbatch {flags} {template} {submission}")
+        array = Array(shape, 0, tuple(rows))
+        flags = " ".join([f"--array={ranges(array.indices)}", *sbatch_flags(plan.profile, shape)])
+        print(" ".join([f"then: sbatch {flags} {template} {submission}", *array.shared_rows]))
 
 
 def _submit_array(plan: Plan, live_jobs: int, yes: bool) -> None:

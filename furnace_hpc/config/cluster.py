@@ -18,7 +18,7 @@ from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.sbatch_flags import SbatchFlags
 from furnace_hpc.config.parsing.validation import validate
 from furnace_hpc.config.sections.container import Container
-from furnace_hpc.config.sections.resources import Resources
+from furnace_hpc.config.sections.resources import Resources, RunsPerNode
 from furnace_hpc.config.train_config import TrainConfig
 
 
@@ -155,6 +155,12 @@ class ClusterProfile(Config):
         ge=1,
         description="time limit of one attempt in minutes, if the grid has timeout_min: auto and "
         "no run of that kind was measured",
+    )
+    runs_per_node: RunsPerNode | None = Field(
+        default=None,
+        description="runs of one node that share it, as parts of one job. `auto`: gpus_per_node "
+        "divided by the ranks of a run. In a local queue: runs at the same time [Slurm: 1; local: "
+        "as many as fit]",
     )
 
     @model_validator(mode="after")

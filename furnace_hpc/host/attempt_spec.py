@@ -27,6 +27,7 @@ class AttemptSpec(NamedTuple):
     known_attempts: int = 0  # newest attempt when the overrides were chosen
     partition: Optional[str] = None  # that the job asks for
     stop_after_steps: Optional[int] = None  # of a canary, which saves and stops then
+    runs_per_node: int = 1  # of its job
 
     @classmethod
     def from_record(cls, record: Dict[str, Any]) -> "AttemptSpec":

@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, NamedTuple, Optional
 
 if __name__ == "__main__":
     # Python puts this script's folder on the path. Its modules could hide the standard library's.
@@ -120,7 +120,20 @@ def _scontrol_requeue(job: str) -> str:
     return message or f"scontrol exits with {done.returncode}"
 
 
-def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
+class Begun(NamedTuple):
+    """An attempt that has begun, and what its ranks need."""
+
+    number: int
+    variables: Dict[str, str]  # of a portable run
+    container: Optional[start.RunInContainer]  # None: the ranks start on the host
+
+
+def begin_attempt(submission: str, row: Dict[str, Any], job: str, pid: int) -> Begun:
+    """Begin an attempt of a row's run.
+
+    Raises:
+        Done, Busy: as `lifecycle.begin`.
+    """
     with open_regular(os.path.join(submission, "specs.jsonl")) as file:
         file.seek(row["spec_at"][0])
         spec = file.read(row["spec_at"][1]).decode("utf-8")
@@ -129,8 +142,13 @@ def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
     facts = dict(row["facts"], job_id=job)
     if container:
         facts["container"] = container.image
+    number = lifecycle.begin(row["run_dir"], facts, lifecycle.holder(pid))
+    return Begun(number, portable.environment_of(json.loads(spec)), container)
+
+
+def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
     try:
-        number = lifecycle.begin(row["run_dir"], facts, lifecycle.holder(pid))
+        begun = begin_attempt(submission, row, job, pid)
     except lifecycle.Done as done:
         print(f"batch.py: run {row['run_id']} is not started: {done}", file=sys.stderr)
         sys.exit(EXIT_DONE_ALREADY)
@@ -138,15 +156,14 @@ def _begin(submission: str, row: Dict[str, Any], job: str, pid: int) -> None:
         sys.exit(f"batch.py: run {row['run_id']} is not started: {busy}")
     values = {
         "FURNACE_RUN_DIR": row["run_dir"],
-        "FURNACE_ATTEMPT": str(number),
+        "FURNACE_ATTEMPT": str(begun.number),
         "FURNACE_CODE": row["code"],
     }
     text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
-    fixed = portable.environment_of(json.loads(spec))
-    for name, value in fixed.items():
+    for name, value in begun.variables.items():
         text += f"export {name}={value}\n"
-    if container:
-        text += container.shell(number, fixed)
+    if begun.container:
+        text += begun.container.shell(begun.number, begun.variables)
     # a path may hold bytes that are not UTF-8
     sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
 

@@ -18,7 +18,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Array:
-    """Rows of one shape in one array. Index = row - base."""
+    """Rows of one shape in one array. Index = row - base.
+
+    If several runs share a node, each index has as many rows, in order. The base does not count.
+    """
 
     shape: Shape
     base: int
@@ -27,7 +30,16 @@ class Array:
     @property
     def indices(self) -> list[int]:
         """Array task ids."""
+        if self.shape.runs_per_node > 1:
+            return list(range(self.shape.num_jobs(len(self.rows))))
         return [row - self.base for row in self.rows]
+
+    @property
+    def shared_rows(self) -> list[str]:
+        """Arguments of slurm/array.sbatch after the submission. Empty if no runs share a node."""
+        if self.shape.runs_per_node == 1:
+            return []
+        return [ranges(self.rows), str(self.shape.runs_per_node)]
 
 
 def next_wave(shapes: Mapping[Shape, Sequence[int]], limits: Limits) -> list[Array]:
@@ -40,13 +52,20 @@ def next_wave(shapes: Mapping[Shape, Sequence[int]], limits: Limits) -> list[Arr
         left = max(0, limits.free_jobs)
     arrays = []
     for shape, rows in shapes.items():
-        for part in _parts(sorted(rows), limits.max_array_size):
-            taken = tuple(part[:left])
-            left -= len(taken)
+        is_shared = shape.runs_per_node > 1
+        split = _chunks if is_shared else _parts
+        for part in split(sorted(rows), limits.max_array_size * shape.runs_per_node):
+            taken = tuple(part[: left * shape.runs_per_node])
+            left -= shape.num_jobs(len(taken))
             if taken:
-                fits = taken[-1] < limits.max_array_size
+                fits = is_shared or taken[-1] < limits.max_array_size
                 arrays.append(Array(shape, 0 if fits else taken[0], taken))
     return arrays
+
+
+def _chunks(rows: list[int], size: int) -> list[list[int]]:
+    """Split rows so that no part has more than `size` of them."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _parts(rows: list[int], size: int) -> list[list[int]]:

@@ -18,6 +18,7 @@ from furnace_hpc.launch.planning.plan import Shape
 from furnace_hpc.launch.python_archive import LINK
 
 BATCH = "furnace_hpc/host/batch.py"  # in a code snapshot
+RUNNER = "furnace_hpc/host/shared_node/runner.py"
 # time limit of a follow-up job: it works for seconds, and waits while the controller is away
 FOLLOW_UP_MIN = 60
 # files of a submission that jobs read or execute
@@ -53,7 +54,8 @@ def array_parameters(
     `additional_parameters` are sbatch flags for which submitit has no parameter.
     """
     shape = array.shape
-    parallel = min(profile.array_parallelism, len(array.rows))
+    parallel = min(profile.array_parallelism, len(array.indices))
+    shared = shape.runs_per_node > 1
     return {
         **_common(profile, name, shape.timeout_min),
         **_optional(
@@ -64,7 +66,8 @@ def array_parameters(
         **_cpus_and_memory(profile),
         **_gpus(profile, shape),
         "nodes": shape.nodes,
-        "ntasks_per_node": shape.processes_per_node,
+        "ntasks_per_node": _ranks_per_node(shape),
+        "use_srun": not shared,  # on a shared node, each run has its own
         "signal_delay_s": profile.signal_delay_s,
         # one file per node: the last --output counts, and submitit's is one per rank
         "srun_args": [f"--output={submission}/%A_%a_%n_log.out", *_srun_args(profile)],
@@ -73,9 +76,9 @@ def array_parameters(
             *_site_setup(profile),
             *_check_files(submission, code),
             *_staged_python(profile, submission),
-            *_begin(profile, submission, array.base, code),
+            *([] if shared else _begin(profile, submission, array.base, code)),
         ],
-        "teardown": _decide(submission, code),
+        "teardown": [] if shared else _decide(submission, code),
         "additional_parameters": {
             **_further_flags(profile, shape),
             "array": f"{ranges(array.indices)}%{parallel}",
@@ -136,7 +139,7 @@ def sbatch_flags(profile: ClusterProfile, shape: Shape) -> list[str]:
             wckey=profile.wckey,
         ),
         "nodes": shape.nodes,
-        "ntasks_per_node": shape.processes_per_node,
+        "ntasks_per_node": _ranks_per_node(shape),
         **_cpus_and_memory(profile),
         **_gpus(profile, shape),
         "time": shape.timeout_min,
@@ -159,6 +162,21 @@ def rank_command(profile: ClusterProfile, code: Path) -> str:
     python = shlex.quote(profile.python or sys.executable)
     first = "python3" if profile.stage_python else python  # of the node, which has it on its disk
     return f"{first} -S {shlex.quote(str(code / BATCH))} launch {python}"
+
+
+def shared_node_command(
+    profile: ClusterProfile, submission: Path, code: Path, name: str, shape: Shape
+) -> str:
+    """Return the command of a batch script whose runs share a node. It starts an srun per run."""
+    python = shlex.quote(profile.python or sys.executable)
+    runner = f"python3 -S {shlex.quote(str(code / RUNNER))} {shlex.quote(str(submission))}"
+    # in a container the runner puts the words before, because they depend on the run
+    start = "" if profile.container else rank_command(profile, code)
+    ranks = f"{start} -u -m furnace_hpc.launch.rank_main".strip()
+    return (
+        f"{runner} {name} {shape.runs_per_node} {python} --srun {shlex.join(_srun_args(profile))} "
+        f"--ranks {ranks} {shlex.quote(str(submission))}"
+    )
 
 
 def check_path(path: Path) -> None:
@@ -190,8 +208,12 @@ def _cpus_and_memory(profile: ClusterProfile) -> dict[str, Any]:
     return _optional(cpus_per_task=profile.cpus_per_task, mem=memory)
 
 
+def _ranks_per_node(shape: Shape) -> int:
+    return shape.processes_per_node * shape.runs_per_node
+
+
 def _gpus(profile: ClusterProfile, shape: Shape) -> dict[str, Any]:
-    count, per_node = profile.gpus_per_node, shape.processes_per_node
+    count, per_node = profile.gpus_per_node, _ranks_per_node(shape)
     if count is None:
         count = per_node
     if profile.gpu_flag is None or count == 0:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError
@@ -20,6 +20,7 @@ from furnace_hpc.host.portable import ENVIRONMENT as PORTABLE
 from furnace_hpc.launch.local_progress import QueueProgress
 from furnace_hpc.launch.local_ranks.jobs import Job, RankStarter, Task, rank_environment
 from furnace_hpc.launch.planning.plan import Plan, PlannedRun
+from furnace_hpc.launch.planning.shared_nodes import local_width
 from furnace_hpc.launch.submission import write_submission
 from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.trust import check_place, check_trusted
@@ -36,6 +37,14 @@ class Slots:
     width: int
     num_threads: int
     gpus: tuple[tuple[int, ...], ...]  # of each slot; empty without GPUs
+
+    def limited(self, width: int | None) -> "Slots":
+        """Return slots for so many runs at a time. On GPUs not for more than have their own."""
+        if width is None:
+            return self
+        if self.gpus:
+            width = min(width, self.width)
+        return replace(self, width=width)
 
     def gpus_of(self, slot: int) -> tuple[int, ...]:
         """Return the GPUs of one slot."""
@@ -187,6 +196,7 @@ def submit_plan(plan: Plan) -> bool:
     submission = write_submission(plan)
     on_gpus = not all(run.spec.config.portable for run in plan.to_do)
     slots = find_slots(max((run.world_size for run in plan.to_do), default=1), on_gpus)
+    slots = slots.limited(local_width(plan))
     with QueueProgress(plan, slots.width, "GPU" if slots.gpus else "CPU") as progress:
         return Queue(plan, submission, slots, progress).work()
 

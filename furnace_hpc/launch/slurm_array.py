@@ -24,6 +24,7 @@ from furnace_hpc.launch.batch_script import (
     check_path,
     follow_up_parameters,
     rank_command,
+    shared_node_command,
 )
 from furnace_hpc.launch.container import host_python
 from furnace_hpc.launch.follow_up import read_profile
@@ -108,8 +109,7 @@ def submit_wave(
     ids, lines = [], []
     for array in arrays:
         ids.append(_submit_array(submission, profile, grid, array, exclude))
-        runs = counted(len(array.rows), "run")
-        lines.append(f"submitted array {ids[-1]}: {runs} of {array.shape}")
+        lines.append(f"submitted array {ids[-1]}: {array.shape.describe(len(array.rows))}")
     left = sum(map(len, shapes.values())) - sum(len(array.rows) for array in arrays)
     has_more = read_scope(submission) is not None
     if profile.follow_up:
@@ -139,9 +139,9 @@ def batch_text(plan: Plan, array: Array, submission: Path) -> str:
     code = plan.folder.code.resolve() / plan.snapshot
     name = f"furnace-{plan.grid.name}-TOKEN"
     text: str = _make_sbatch_string(
-        command=_rank_command(plan.profile, code, submission),
+        command=_command(plan.profile, code, submission, name, array.shape),
         folder=submission,
-        map_count=len(array.rows),
+        map_count=len(array.indices),
         **array_parameters(plan.profile, array, name, submission, code, plan.exclude),
     )
     return text
@@ -183,10 +183,10 @@ def _submit_array(
 ) -> str:
     """Submit one array and return its job id."""
     name = job_name(grid, "array")
-    _note_intent(submission, name, "array", array.base, array.rows)
-    command = _rank_command(profile, submission.code, submission.path)
+    _note_intent(submission, name, "array", array.base, array.rows, array.shape.runs_per_node)
+    command = _command(profile, submission.code, submission.path, name, array.shape)
     parameters = array_parameters(profile, array, name, submission.path, submission.code, exclude)
-    return _sbatch(submission, name, command, parameters, len(array.rows))
+    return _sbatch(submission, name, command, parameters, len(array.indices))
 
 
 def _submit_follow_up(
@@ -235,13 +235,23 @@ def _arrays_without_follow_up(submission: Submission, job_cache: JobCache) -> li
 
 
 def _note_intent(
-    submission: Submission, name: str, kind: str, base: int, rows: Sequence[int]
+    submission: Submission,
+    name: str,
+    kind: str,
+    base: int,
+    rows: Sequence[int],
+    runs_per_node: int = 1,
 ) -> None:
-    cluster = client.cluster_name()
-    submission.note("intent", name=name, kind=kind, base=base, rows=rows, cluster=cluster)
+    facts = {"name": name, "kind": kind, "base": base, "rows": rows}
+    facts["cluster"] = client.cluster_name()
+    if runs_per_node > 1:
+        facts["runs_per_node"] = runs_per_node
+    submission.note("intent", **facts)
 
 
-def _rank_command(profile: ClusterProfile, code: Path, submission: Path) -> str:
+def _command(profile: ClusterProfile, code: Path, submission: Path, name: str, shape: Shape) -> str:
+    if shape.runs_per_node > 1:
+        return shared_node_command(profile, submission, code, name, shape)
     python = rank_command(profile, code)
     return f"{python} -u -m submitit.core._submit {shlex.quote(str(submission))}"
 

@@ -21,6 +21,15 @@ class JobAssignment:
     submitted_unix_s: float = 0.0
     cancelled: bool = False
     resubmitted: bool = False  # the follow-up job retries the run if it is interrupted
+    shares_node: bool = False  # the job has other runs, which must not end with this one
+
+    def is_of_array(self, job_id: str | None) -> bool:
+        """Whether the job belongs to the same array, on a shared node.
+
+        Such a job may have started the run before the run's own job.
+        """
+        array = self.job_id.partition("_")[0]
+        return self.shares_node and (job_id or "").partition("_")[0] == array
 
 
 def job_assignments(folder: GridFolder) -> dict[str, JobAssignment]:
@@ -34,7 +43,10 @@ def job_assignments(folder: GridFolder) -> dict[str, JobAssignment]:
         known = assignments.get(run_id)
         if known is None or attempt.start_unix_s > known.submitted_unix_s:
             job_id = attempt.job_id or ""
-            assignments[run_id] = JobAssignment(Path(), job_id, "", attempt.start_unix_s)
+            shares_node = attempt.runs_per_node > 1
+            assignments[run_id] = JobAssignment(
+                Path(), job_id, "", attempt.start_unix_s, shares_node=shares_node
+            )
     return assignments
 
 
@@ -69,6 +81,7 @@ def _of_arrays(submission: Submission) -> dict[str, JobAssignment]:
                 array.unix_s,
                 cancelled=run_id in cancelled,
                 resubmitted=times_submitted[row] <= retries and run_id not in cancelled,
+                shares_node=array.runs_per_node > 1,
             )
     return found
 

@@ -16,7 +16,7 @@ from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.host.json_lines import read_json
 from furnace_hpc.runs.file_cache import look_again
 from furnace_hpc.runs.folder import GridFolder, RunFolder, has_result, write_atomically
-from furnace_hpc.runs.journal import SCOPE, Submission, submissions
+from furnace_hpc.runs.journal import SCOPE, SbatchCall, Submission, submissions
 from furnace_hpc.runs.manual_starts import manually_started
 from furnace_hpc.runs.records.attempts import read_attempts
 from furnace_hpc.slurm import client
@@ -89,7 +89,8 @@ class ExpectedJob(NamedTuple):
     name: str  # empty if the user submitted it by hand under any name
     cluster: str
     submitted_unix_s: float = 0.0
-    follows: tuple[RunFolder, ...] = ()  # of a follow-up job: the runs that it may submit again
+    # of a follow-up job: the runs that it may submit again; of a job with several runs: those
+    follows: tuple[RunFolder, ...] = ()
     continues: bool = False  # a follow-up job that submits the table's runs after trials
 
     def is_named(self, name: str) -> bool:
@@ -194,6 +195,7 @@ def newest_jobs(folder: GridFolder) -> dict[str, ExpectedJob]:
     """Map job id to the newest job of each run, all follow-up jobs, and jobs submitted by hand."""
     all_ = submissions(folder)
     newest: dict[str, tuple[str, ExpectedJob]] = {}  # run id -> job id, job
+    shared: dict[str, ExpectedJob] = {}
     follow_ups: dict[str, ExpectedJob] = {}
     for submission in all_:
         for call in submission.sbatch_calls():
@@ -205,6 +207,9 @@ def newest_jobs(folder: GridFolder) -> dict[str, ExpectedJob]:
                 has_trials = (submission.path / SCOPE).exists()
                 follow_ups[call.job_id] = job._replace(follows=follows, continues=has_trials)
                 continue
+            if call.runs_per_node > 1:
+                shared |= _shared_jobs(folder, submission, call, job)
+                continue
             for row, job_id in call.elements.items():
                 run = folder.run(submission.rows[row].run_id)
                 newest[run.run_id] = job_id, job._replace(run=run)
@@ -212,7 +217,17 @@ def newest_jobs(folder: GridFolder) -> dict[str, ExpectedJob]:
         attempt.job_id or "": ExpectedJob(folder.run(run_id), "", "")
         for run_id, attempt in manually_started(folder, all_).items()
     }
-    return dict(newest.values()) | follow_ups | by_hand
+    return dict(newest.values()) | shared | follow_ups | by_hand
+
+
+def _shared_jobs(
+    folder: GridFolder, submission: Submission, call: SbatchCall, job: ExpectedJob
+) -> dict[str, ExpectedJob]:
+    """Map job ids to jobs whose runs share a node."""
+    runs: dict[str, list[RunFolder]] = {}
+    for row, job_id in call.elements.items():
+        runs.setdefault(job_id, []).append(folder.run(submission.rows[row].run_id))
+    return {job_id: job._replace(follows=tuple(of_job)) for job_id, of_job in runs.items()}
 
 
 def _runs_to_do(folder: GridFolder, submission: Submission) -> tuple[RunFolder, ...]:

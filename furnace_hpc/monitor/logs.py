@@ -7,7 +7,8 @@ from furnace_hpc.host.json_lines import last_lines
 from furnace_hpc.host.lifecycle import newest_attempt
 from furnace_hpc.monitor.run_status import batch_log
 from furnace_hpc.runs.folder import GridFolder, RunFolder
-from furnace_hpc.runs.journal import submissions
+from furnace_hpc.runs.journal import SbatchCall, submissions
+from furnace_hpc.runs.records.attempts import read_attempts
 
 
 def print_logs(folder: GridFolder, name: str, lines: int) -> None:
@@ -32,9 +33,9 @@ def print_logs(folder: GridFolder, name: str, lines: int) -> None:
 
 def _log_files(folder: GridFolder, run: RunFolder) -> list[Path]:
     """List the newest batch log, the output of other nodes, and the newest attempt's logs."""
-    files = _batch_logs(folder, run)[-1:]
-    for log in files[:]:
-        files += _other_nodes(log)
+    files = []
+    for logs in _batch_logs(folder, run)[-1:]:
+        files += logs + _other_nodes(logs[0])
     of_attempt = run.logs.glob(f"{newest_attempt(str(run.path))}-*.log")
     return files + sorted(of_attempt, key=lambda path: int(path.stem.partition("-")[2]))
 
@@ -56,17 +57,32 @@ def _find(folder: GridFolder, name: str) -> RunFolder:
     return folder.run(found[0])
 
 
-def _batch_logs(folder: GridFolder, run: RunFolder) -> list[Path]:
-    """Logs of all array elements that were submitted for the run, oldest first."""
-    paths = []
+def _batch_logs(folder: GridFolder, run: RunFolder) -> list[list[Path]]:
+    """Logs of all array elements that were submitted for the run, oldest first.
+
+    If it shares a node, the output of its own srun follows the log of the job.
+    """
+    found = []
     for submission in submissions(folder):
         for call in submission.sbatch_calls():
             if call.outcome != "submitted" or call.kind != "array":
                 continue
             for row, job_id in call.elements.items():
                 if submission.rows[row].run_id == run.run_id:
-                    paths.append(batch_log(submission.path, job_id))
-    return [path for path in paths if path.exists()]
+                    job_id = _started_by(run, job_id, call)
+                    of_srun = submission.path.glob(f"{job_id}-{row}_*_log.out")
+                    outputs = sorted(path for path in of_srun if path.stat().st_size)
+                    found.append([batch_log(submission.path, job_id), *outputs])
+    return [logs for logs in found if logs[0].exists()]
+
+
+def _started_by(run: RunFolder, job_id: str, call: SbatchCall) -> str:
+    """The job that started the run. On a shared node it may be another one of the array."""
+    if call.runs_per_node > 1:
+        for attempt in reversed(read_attempts(run)):
+            if (attempt.job_id or "").partition("_")[0] == call.job_id:
+                return str(attempt.job_id)
+    return job_id
 
 
 def _other_nodes(batch_log: Path) -> list[Path]:

@@ -68,6 +68,11 @@ class StatusResolver:
         own = None  # the attempt that this job has made
         if newest and newest.job_id == assigned.job_id:
             own = newest
+        elif newest and assigned.is_of_array(newest.job_id):
+            own = newest
+            will_retry = own.end_unix_s is not None and own.reason in REQUEUED
+            if not (will_retry and self._is_live(assigned.job_id)):
+                assigned = replace(assigned, job_id=str(own.job_id))
         elif newest and newest.start_unix_s > assigned.submitted_unix_s:
             return status  # started since by another way: by hand, or in a local queue
         status = replace(status, job_id=assigned.job_id)
@@ -145,6 +150,13 @@ def _by_job(
     means = meaning(job.word)
     if means.phase is Phase.ENDED:
         return _ended(run, status, job, own, assigned)
+    if assigned.shares_node and (own is None or own.end_unix_s):
+        # The job is there for its other runs.
+        if assigned.cancelled:
+            reason = f"cancelled; {status.reason}" if own else "cancelled before it started"
+            return replace(status, reason=reason, end_reason=CANCELLED)
+        if own and own.reason not in REQUEUED:
+            return status
     if means.phase is Phase.RUNNING:
         return _running(run, status, own, means.text)
     state, reason = RunState.UNKNOWN, f"job {job.job_id}: {means.text}"

@@ -1,6 +1,7 @@
 """A submission's journal: a line before each sbatch, and a line with its outcome after it.
 
-    {"event": "intent", "name": ..., "kind": "array", "base": 0, "rows": [0, 1, 2]}   before sbatch
+    {"event": "intent", "name": ..., "kind": "array", "base": 0, "rows": [0, 1, 2]}   before sbatch;
+        with "runs_per_node": 2 if index 0 has the first two of these rows, and so on
     {"event": "submitted", "name": ..., "job_id": "12"}   after sbatch, or when the job was found
     {"event": "refused" | "absent", "name": ...}   sbatch failed, or Slurm has no job of this name
     {"event": "cancelled", "runs": [...]}   runs that no follow-up job submits again; []: all runs
@@ -44,6 +45,7 @@ class JournalEvent(NamedTuple):
     cluster: str = ""
     job_id: str = ""
     runs: tuple[str, ...] = ()
+    runs_per_node: int = 1
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,14 @@ class SbatchCall:
     outcome: str = "doubtful"  # submitted, refused, absent
     cluster: str = ""  # Slurm's ClusterName
     job_id: str = ""
+    runs_per_node: int = 1  # rows of one array element
 
     @property
     def elements(self) -> dict[int, str]:
-        """Row -> job id of its array element."""
+        """Row -> job id of its array element. Of a shared node: of the one that has it first."""
+        if self.runs_per_node > 1:
+            places = enumerate(sorted(self.rows))
+            return {row: f"{self.job_id}_{at // self.runs_per_node}" for at, row in places}
         return {row: f"{self.job_id}_{row - self.base}" for row in self.rows}
 
 
@@ -86,7 +92,9 @@ class Submission:
         for event in self.events():
             if event.event == "intent":
                 name, kind, base, rows, unix_s, cluster = event[1:7]
-                found[name] = SbatchCall(name, kind, base, rows, unix_s, cluster=cluster)
+                found[name] = SbatchCall(
+                    name, kind, base, rows, unix_s, "doubtful", cluster, "", event.runs_per_node
+                )
             elif event.name in found:
                 known = found[event.name]
                 found[event.name] = replace(known, outcome=event.event, job_id=event.job_id)
@@ -147,6 +155,9 @@ def _event_of(record: dict[str, Any]) -> JournalEvent | None:
     job_id, name = record.get("job_id", ""), record.get("name", "")
     if not isinstance(job_id, str) or not isinstance(name, str):
         return None
+    places = record.get("runs_per_node", 1)
+    if not isinstance(places, int) or places < 1:
+        return None
     return JournalEvent(
         event=record["event"],
         name=name,
@@ -157,6 +168,7 @@ def _event_of(record: dict[str, Any]) -> JournalEvent | None:
         cluster=record.get("cluster") or "",
         job_id=job_id,
         runs=tuple(runs),
+        runs_per_node=places,
     )
 
 

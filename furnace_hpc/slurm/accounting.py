@@ -97,7 +97,8 @@ def _ended_allocations(clusters: dict[str, str]) -> list[Allocation]:
 def _ledger_hours(attempt: Attempt) -> float:
     if attempt.end_unix_s is None:
         return 0.0
-    return (attempt.gpus or 1) * (attempt.end_unix_s - attempt.start_unix_s) / 3600
+    hours = (attempt.end_unix_s - attempt.start_unix_s) / 3600
+    return hours * (attempt.gpus or 1 / attempt.runs_per_node)
 
 
 def describe_hours(attempts: Iterable[Attempt]) -> str:

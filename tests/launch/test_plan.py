@@ -343,6 +343,7 @@ def test_the_spec_of_an_attempt(tmp_path):
         "known_attempts": 0,
         "partition": None,
         "stop_after_steps": None,
+        "runs_per_node": 1,
     }
 
 

@@ -135,7 +135,7 @@ def test_a_cancelled_scope_does_not_follow(tmp_path, monkeypatch):
     first.note("intent", name="a", kind="array", base=0, rows=[0])
     recorded(tmp_path, grid)
     monkeypatch.setattr(cancel, "recover_pending_submissions", lambda _: None)
-    monkeypatch.setattr(cancel, "_jobs_of", lambda *_: [])
+    monkeypatch.setattr(cancel, "_jobs_of", lambda *_: ([], []))
     monkeypatch.chdir(tmp_path)
     cancel.main("study", variant=["full"], runs_dir=tmp_path)
     for trials in trials_of(grid):

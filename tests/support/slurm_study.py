@@ -19,6 +19,7 @@ LIMIT_S = 500  # of a command that waits for jobs, on a busy machine
 STAND_IN = """#!/bin/bash
 # A rank is a stand-in. All other Python of a job is real.
 case " $* " in
+*"/shared_node/runner.py "*) ;;
 *" submitit.core._submit "* | *" furnace_hpc.launch.rank_main "*)
     exec {python} -S {here}/stand_in_rank.py ;;
 *" furnace_hpc.launch.local_ranks.server "*) exit 1 ;;

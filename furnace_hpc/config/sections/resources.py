@@ -26,6 +26,8 @@ def _timeout_min(value: Any) -> Any:
 
 TimeoutMin = Annotated[int | Literal["auto"], BeforeValidator(_timeout_min)]
 
+RunsPerNode = Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]
+
 
 class Resources(Config):
     """Resources of a run. They are not part of its identity. None: the cluster profile decides."""
@@ -62,4 +64,8 @@ class Resources(Config):
     sbatch: SbatchFlags = Field(
         default={},
         description="further flags of sbatch. A flag replaces the profile's, and null removes it",
+    )
+    runs_per_node: RunsPerNode | None = Field(
+        default=None,
+        description="replaces the profile's runs_per_node: runs that share one node and one job",
     )

@@ -48,7 +48,11 @@ class RunInContainer:
         self.image = image_facts(container.image)
 
     def shell(self, number: int, fixed: Mapping[str, str]) -> str:
-        """The line of shell that sets FURNACE_RANK to the words before `-m MODULE`.
+        """The line of shell that sets FURNACE_RANK to the words before `-m MODULE`."""
+        return f"FURNACE_RANK=({' '.join(map(shlex.quote, self.rank_words(number, fixed)))})\n"
+
+    def rank_words(self, number: int, fixed: Mapping[str, str]) -> List[str]:
+        """The words of a rank's command before `-m MODULE`.
 
         Args:
             number: of the attempt.
@@ -64,8 +68,7 @@ class RunInContainer:
         batch = os.path.join(self._row["code"], BATCH)
         launcher = ["python3", "-S", batch, "launch"]
         inside = ["-S", batch, "launch", self.container.python]
-        found = self._words(variables, launcher) + inside
-        return f"FURNACE_RANK=({' '.join(map(shlex.quote, found))})\n"
+        return self._words(variables, launcher) + inside
 
     def gpu_check(self) -> List[str]:
         """The command of the image's Python, for a check of the GPUs. Empty under pyxis.

@@ -23,17 +23,23 @@ def failing_nodes(attempts: Iterable[Attempt], after: int) -> tuple[str, ...]:
     """Return the nodes on which at least `after` attempts failed for a reason of the node.
 
     A hang or a broken GPU counts for the nodes where it was seen. Other failures count for all
-    nodes of the job.
+    nodes of the job. Runs that share a node end together when it fails, so they count once.
     If most nodes look bad, the cause is elsewhere, and none is returned. Most means more than half
     of all nodes seen and more than the largest job has.
     """
     failures: Counter[str] = Counter()
+    shared = set[tuple[str, str]]()
     seen, largest = set[str](), 0
     for attempt in attempts:
         nodes = set(node_names(attempt.nodelist))
         seen |= nodes
         largest = max(largest, len(nodes))
-        if attempt.reason in NODE_FAILURES:
+        if attempt.reason not in NODE_FAILURES:
+            continue
+        # Runs that share a node have the same holder, once per start of their job.
+        start = str(attempt.holder), attempt.reason
+        if attempt.runs_per_node == 1 or start not in shared:
+            shared.add(start)
             failures.update(nodes & set(attempt.blamed) or nodes)
     failing = tuple(sorted(node for node, number in failures.items() if number >= after))
     if len(failing) > max(largest, len(seen) // 2):

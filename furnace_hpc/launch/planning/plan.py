@@ -50,6 +50,7 @@ class Shape(NamedTuple):
     timeout_min: int
     partition: str | None
     sbatch: tuple[Flag, ...] = ()  # further flags, of the profile and the grid
+    runs_per_node: int = 1  # more than 1: a job has several runs, on one node
 
     @classmethod
     def read(cls, fields: Sequence[Any]) -> "Shape":
@@ -58,8 +59,20 @@ class Shape(NamedTuple):
 
     @property
     def world_size(self) -> int:
-        """Number of ranks."""
+        """Number of ranks of a run."""
         return self.nodes * self.processes_per_node
+
+    def num_jobs(self, num_runs: int) -> int:
+        """Number of jobs that so many runs need."""
+        return -(-num_runs // self.runs_per_node)
+
+    def describe(self, num_runs: int) -> str:
+        """Describe so many runs of this shape: `40 runs in 10 jobs of 4, each 1 node x 1 rank`."""
+        runs = counted(num_runs, "run")
+        if self.runs_per_node == 1:
+            return f"{runs} of {self}"
+        jobs = counted(self.num_jobs(num_runs), "job")
+        return f"{runs} in {jobs} of {self.runs_per_node}, each {self}"
 
     def __str__(self) -> str:
         place = f" on {self.partition}" if self.partition else ""
@@ -168,6 +181,14 @@ class Plan:
             once += hours
             everything += hours * max(1, resources.max_attempts - run.status.attempt)
         return once, everything
+
+    @property
+    def node_hours(self) -> float:
+        """Upper bound of one attempt per run. Runs that share a node count it once."""
+        return sum(
+            shape.num_jobs(len(rows)) * shape.nodes * shape.timeout_min / 60
+            for shape, rows in self.shapes.items()
+        )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from furnace_hpc.config.preprocessing.feature_size import feature_lines
 from furnace_hpc.config.train_config import UNKNOWN_STEPS
 from furnace_hpc.host import access
 from furnace_hpc.launch.planning.plan import Action, Plan, PlannedRun
+from furnace_hpc.launch.planning.shared_nodes import unshared
 from furnace_hpc.runs.adopted import shown
 from furnace_hpc.slurm.client import cluster_name, has_slurm
 
@@ -198,7 +199,9 @@ def _jobs(plan: Plan) -> Iterator[str]:
     if not plan.to_do or plan.profile.executor != "slurm":
         return
     for shape, rows in plan.shapes.items():
-        yield f"{counted(len(rows), 'run')} of {shape}"
+        yield shape.describe(len(rows))
+    if line := unshared(plan):
+        yield line
     if plan.exclude:
         yield (
             f"excluded nodes: {', '.join(plan.exclude)}, where at least "
@@ -210,6 +213,8 @@ def _jobs(plan: Plan) -> Iterator[str]:
         f"at most {once:,.1f} GPU-hours with one attempt per run, and at most {everything:,.1f} "
         f"with all attempts that resources.max_attempts allows"
     )
+    if any(shape.runs_per_node > 1 for shape in plan.shapes):
+        yield f"at most {plan.node_hours:,.1f} node-hours with one attempt per run"
 
 
 def print_batch_texts(plan: Plan) -> None:

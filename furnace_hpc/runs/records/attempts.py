@@ -46,6 +46,7 @@ class Attempt(BaseModel):
     blamed: tuple[str, ...] = Field(
         default=(), description="nodes whose ranks hung or whose GPU failed; empty if not known"
     )
+    runs_per_node: int = Field(default=1, description="runs that share the node and the job")
     holder: dict[str, Any] | None = Field(
         default=None, description="the process that starts and ends the attempt"
     )
