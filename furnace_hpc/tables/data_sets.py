@@ -36,7 +36,7 @@ def rank_over_data_sets(
         over data sets.
     """
     data_sets = _data_sets(rows)
-    if not data_sets:
+    if len(set(data_sets.values())) < 2:
         return None, ""
     methods = _methods(rows, settings_of)
     runs = [run for row in rows for run in row.runs]

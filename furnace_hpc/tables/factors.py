@@ -5,7 +5,7 @@ the changes of both.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import chain
 from math import prod
 from typing import NamedTuple
 
@@ -98,13 +98,30 @@ def _parts(rows: Sequence[Row]) -> Iterator[Part]:
     changes = {row.variant: _change_texts(row) for row in rows[1:]}
     known = [row for row in rows[1:] if changes[row.variant]]
     by_changes = {frozenset(changes[row.variant].items()): row for row in known}
-    for first, second in combinations(known, 2):
+    for first, second in _pairs_without_common_keys(known, changes):
         one, other = changes[first.variant], changes[second.variant]
-        if one.keys() & other.keys():
-            continue
         both = by_changes.get(frozenset((one | other).items()))
         if both is not None:
             yield Part(first, second, both)
+
+
+def _pairs_without_common_keys(
+    rows: Sequence[Row], changes: Mapping[str, Mapping[str, str]]
+) -> Iterator[tuple[Row, Row]]:
+    """Pairs of rows that change different keys, in the order of the rows.
+
+    Rows are grouped by their keys, so a sweep of one key takes no time for each pair of its rows.
+    """
+    groups: dict[frozenset[str], list[int]] = {}
+    for number, row in enumerate(rows):
+        groups.setdefault(frozenset(changes[row.variant]), []).append(number)
+    disjoint = {
+        keys: [group for other, group in groups.items() if not keys & other] for keys in groups
+    }
+    for number, row in enumerate(rows):
+        others = chain(*disjoint[frozenset(changes[row.variant])])
+        for other in sorted(later for later in others if later > number):
+            yield row, rows[other]
 
 
 def _change_texts(row: Row) -> dict[str, str]:
