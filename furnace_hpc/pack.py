@@ -327,7 +327,12 @@ def audioset(
     from furnace_hpc.data.sets.audioset import ClipKnobs, Lists, plan_audioset
 
     refuse_for("audioset", for_, "a clip with the paths of its frames and sound, and its classes")
-    frame = {"frames": audio_frames, "hop": hop, "window": window, "channels": channels}
+    frame: dict[str, Any] = {
+        "frames": audio_frames,
+        "hop": hop,
+        "window": window,
+        "channels": channels,
+    }
     sound = knobs_of(SoundKnobs, feature=feature, coefficients=coefficients, **frame)
     size = stored_size_of(image_store, image_size, image_stored_size)
     image = knobs_of(ImageKnobs, "image-", size=size, fit=image_fit, filter=image_filter)

@@ -9,7 +9,7 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.grids.expansion import expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid, read_grid
 from furnace_hpc.config.grids.trials import row_of
-from furnace_hpc.config.train_config import TRIAL
+from furnace_hpc.config.parsing.run_names import TRIAL
 from furnace_hpc.host import gpu_check, lifecycle
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.launch.planning.plan import Choices, Plan, PlannedRun, Scope, Shape

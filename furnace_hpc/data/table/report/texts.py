@@ -24,7 +24,8 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: each place in a text counts differ
 _CODE_BITS = np.uint64(3)  # of a hash that is replaced by the number of the split
 
 Hashes = NDArray[np.uint64]
-Given, Made = TypeVar("Given"), TypeVar("Made")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
