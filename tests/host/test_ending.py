@@ -76,6 +76,9 @@ REASONS = [
     ([verdict("stopped", signal="SIGUSR1")], JOB, {}, "preempted"),
     ([verdict("stopped", signal="SIGHUP")], JOB, {}, "stopped"),
     ([verdict("stopped", signal="SIGTERM")], {"job_id": None}, {}, "stopped"),
+    ([verdict("stopped", signal="--canary")] * 2, JOB, {}, "canary"),
+    ([verdict("stopped", signal="--canary")], {"job_id": None}, {}, "canary"),
+    ([verdict("stopped", signal="--canary"), verdict("oom", 2)], JOB, {}, "oom"),
     (
         [verdict("stopped", signal="SIGTERM"), verdict("stopping", 1, signal="SIGTERM")],
         JOB,

@@ -12,6 +12,7 @@ from login_study import dead_holder, speak_at_once
 
 from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.folder import RunFolder, write_json
+from furnace_hpc.runs.state import RunState, read_status
 
 SCRIPT = Path(lifecycle.__file__)
 BARE = ["python3", "-S", "-I"]  # no site-packages, no environment, no working directory on the path
@@ -183,6 +184,18 @@ def test_decide_by_verdicts(tmp_path, words):
     (tmp_path / "result.json").write_text("{}")
     assert lifecycle.decide(str(tmp_path), 1, 3) == "done"
     assert lifecycle.read_attempt(str(tmp_path), 1)["reason"] == "done"
+
+
+def test_a_canary_ends_its_job_as_done(tmp_path):
+    """The job must not be requeued. The run is interrupted, and the attempt is no used one."""
+    lifecycle.begin(str(tmp_path), {"job_id": "5_0", "max_attempts": 1, "stop_after_steps": 20})
+    report = {"verdict": "stopped", "signal": "--canary", "step": 20, "error": "", "unix_s": 1.0}
+    write_json(RunFolder(tmp_path).verdict(1, 0), report)
+    assert lifecycle.decide(str(tmp_path), 1, lifecycle.EXIT_STOPPED) == "done"
+    assert lifecycle.read_attempt(str(tmp_path), 1)["reason"] == "canary"
+    status = read_status(RunFolder(tmp_path))
+    assert (status.state, status.end_reason, status.step) == (RunState.INTERRUPTED, "canary", 20)
+    assert lifecycle.begin(str(tmp_path), {"max_attempts": 1}) == 2
 
 
 def test_decide_ignores_other_and_torn_verdicts(tmp_path):
