@@ -53,6 +53,7 @@ from furnace_hpc.slurm.die_with_parent import Ended  # noqa: E402
 
 PERSON_S = 8 * 3600.0  # until a person has seen that the jobs have ended, and submits again
 MAX_ARRAY_SIZE = 1001
+KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "VIRTUAL_ENV")  # of the environment
 SUBMITIT_FILES = 4  # of a job: its pickles, and two logs
 PROFILE: dict[str, Any] = {"nodes": 1, "processes_per_node": GPUS, "array_parallelism": 10_000}
 PROFILE |= {"max_array_size": None}  # Slurm is asked
@@ -219,7 +220,8 @@ def simulated(
         die_with_parent.run = lambda command, seconds: Ended(
             0, slurm.submit(Path(command[-1]).read_text()), ""
         )
-        os.environ.update(environment)
+        os.environ.clear()  # each report of a rank searches it for secrets
+        os.environ.update({name: environment[name] for name in KEPT if name in environment})
         os.chdir(place)
         with (place / "said").open("w") as said, redirect_stdout(said):
             yield

@@ -229,8 +229,10 @@ def has_result(run: RunFolder) -> bool:
     """Whether result.json exists, so that the run is done."""
     try:
         return S_ISREG(os.stat(f"{run.path}/result.json").st_mode)  # noqa: PTH116
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return False
+        raise
 
 
 def write_atomically(path: Path, text: str) -> None:
