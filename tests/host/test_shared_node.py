@@ -27,8 +27,8 @@ say() {
   printf '{"rank": 0, "verdict": "%s", "step": 5, "unix_s": %s%s}\n' "$1" "$(date +%s)" "${2:-}" \
     >> "$FURNACE_RUN_DIR/verdicts/$FURNACE_ATTEMPT-0.jsonl"
 }
-say entered
 trap 'say stopped ", \"signal\": \"SIGUSR2\""; exit 85' USR2
+say entered
 case $run in
   crash*) say crash; exit 1 ;;
   broken*) say gpu; exit 1 ;;
@@ -72,10 +72,7 @@ class Element:
             pool.take_over()
         share = Share(self.places, ["--exact"], ["0", "1"])
         path = str(self.submission.path)
-        started = now if left_s == 3600.0 else now - 1000
-        return Runner(
-            Job(path, job, "", share, ["--wait=60"], ["rank"], started, now + left_s), pool
-        )
+        return Runner(Job(path, job, "", share, ["--wait=60"], ["rank"], now, now + left_s), pool)
 
     def work(self, index: int = 0, **how) -> bool:
         return self.runner(index, **how).work()
@@ -93,6 +90,9 @@ class Element:
         [run] = self.folder.path.glob(f"{name}-s0-*")
         numbers = lifecycle.attempt_numbers(str(run))
         return [lifecycle.read_attempt(str(run), number).get("reason") for number in numbers]
+
+    def has_entered(self, name: str) -> bool:
+        return any(self.folder.path.glob(f"{name}-s0-*/verdicts/1-0.jsonl"))
 
     def begun(self, name: str, job: str, **who) -> None:
         """An attempt that another job has begun."""
@@ -173,8 +173,15 @@ def test_a_broken_gpu_ends_the_job(element):
 def test_a_stop_signal_reaches_every_run(element):
     one = element("waits", "waits2", "ok")
     runner = one.runner()
-    signal.signal(signal.SIGALRM, runner.request_stop)
-    signal.setitimer(signal.ITIMER_REAL, 1.0)
+
+    def stop(*_):
+        if one.has_entered("waits") and one.has_entered("waits2"):
+            runner.request_stop()
+        else:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
     assert runner.work() is False
     assert sorted(one.started) == ["waits", "waits2"]
     assert len(one.requeued) == 1
@@ -188,19 +195,21 @@ def test_a_stop_signal_reaches_every_run(element):
 def test_all_runs_stop_before_the_time_limit(element):
     """The runner does not rely on a signal of Slurm."""
     one = element("waits", "waits2")
-    runner = one.runner(left_s=20.5)
-    runner._job = runner._job._replace(started_unix_s=time.time())
+    runner = one.runner(left_s=30)
+    left_s = runner._left_s
+    entered = lambda: one.has_entered("waits") and one.has_entered("waits2")  # noqa: E731
+    runner._left_s = lambda row: left_s(row) - 11 if entered() else 30.0
     assert runner.work() is False
     assert [one.reasons(name)[0] for name in ("waits", "waits2")] == ["time_limit", "time_limit"]
     assert one.requeued == ["91_0"]
 
 
 def test_no_row_starts_shortly_before_the_time_limit(element):
-    """It would be stopped before it trains. Its own job starts it."""
+    """It would be stopped before it trains. Its own job starts it. Every job starts its own."""
     one = element("ok", "ok2", "ok3", "ok4")
-    assert one.work(left_s=100) is False
-    assert one.started == []
-    assert one.requeued == ["91_0"]
+    assert one.work(left_s=100) is True
+    assert sorted(one.started) == ["ok", "ok2"]
+    assert one.requeued == []
 
 
 def test_a_cancelled_run_ends_alone(element):

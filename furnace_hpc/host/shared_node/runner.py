@@ -69,12 +69,14 @@ class Runner:
         self._is_stopping = False  # one of the runs has received a stop signal
         self._stop_from_unix_s = 0.0  # runs that began later get the stop signal from here
         self._has_checked_gpus = False
+        self._has_filled = False
         self._has_failures = False
         self._is_refused = False
 
     def work(self) -> bool:
         """Run everything. Return whether no run failed. The job may be requeued at the end."""
         self._fill()
+        self._has_filled = True
         while self._steps:
             time.sleep(POLL_S)
             self._watch_clock()
@@ -157,8 +159,11 @@ class Runner:
         return gpu_check.find_refusal(job.submission, row["run_id"], job.job, job.python)
 
     def _is_late(self, row: Record) -> bool:
-        """Whether too little of the job's time is left to begin a run."""
-        if time.time() - self._job.started_unix_s < EARLY_S:
+        """Whether too little of the job's time is left to begin a run.
+
+        A job always fills its places once. So every start of a job makes progress.
+        """
+        if not self._has_filled:
             return False
         left_s, delay_s = self._left_s(row), row["facts"].get("signal_delay_s") or 0.0
         return left_s is not None and left_s < 2 * delay_s + EARLY_S
