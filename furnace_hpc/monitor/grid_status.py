@@ -67,7 +67,7 @@ class StatusLine:
             loss = str(loss)  # JSON has no NaN
         if status.attempt:
             log = str(self.folder.log(status.attempt, 0))
-        known = {"epochs": self.epochs} if self.epochs is not None else {}
+        known: dict[str, Any] = {"epochs": self.epochs} if self.epochs is not None else {}
         if self.waiting:
             known["waiting"] = self.waiting._asdict()
         return known | {
