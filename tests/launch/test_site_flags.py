@@ -167,6 +167,7 @@ def test_a_dry_run_with_a_refused_shape_fails(tmp_path, monkeypatch, capsys):
 
     slurm = Slurm(monkeypatch)
     monkeypatch.setattr(show_plan, "has_slurm", lambda: True)
+    monkeypatch.setattr(show_plan, "cluster_name", lambda: "here")
     plan = planned(tmp_path, grid(), ClusterProfile.model_validate(FULL), snapshot="abc")
     print_batch_texts(plan)
     assert f"# sbatch --test-only: {STARTS}" in capsys.readouterr().out
@@ -175,10 +176,13 @@ def test_a_dry_run_with_a_refused_shape_fails(tmp_path, monkeypatch, capsys):
         print_batch_texts(plan)
     assert "Requested reservation is invalid" in capsys.readouterr().out
     # the profile of another cluster is not tested
-    monkeypatch.setattr(show_plan, "cluster_name", lambda: "here")
     profile = ClusterProfile.model_validate(FULL | {"cluster_name": "there"})
     print_batch_texts(planned(tmp_path, grid(), profile, snapshot="abc"))
     expected = "--test-only: not run, this is cluster here, and the profile is for there"
+    assert expected in capsys.readouterr().out
+    monkeypatch.setattr(show_plan, "cluster_name", lambda: None)
+    print_batch_texts(plan)
+    expected = "--test-only: not run, because Slurm's controller does not answer"
     assert expected in capsys.readouterr().out
 
 

@@ -256,8 +256,12 @@ def print_batch_texts(plan: Plan) -> None:
 
 
 def _other_cluster(profile: ClusterProfile) -> str:
-    """Say that this is not the profile's cluster. Empty if it may be."""
-    here = cluster_name() if profile.cluster_name and has_slurm() else None
-    if here and here != profile.cluster_name:
+    """Say why sbatch here cannot test the profile's jobs. Empty if it may, or there is none."""
+    if not has_slurm():
+        return ""
+    here = cluster_name()
+    if here is None:  # without a controller, sbatch refuses GPUs
+        return "because Slurm's controller does not answer"
+    if profile.cluster_name and here != profile.cluster_name:
         return f"this is cluster {here}, and the profile is for {profile.cluster_name}"
     return ""
