@@ -115,7 +115,8 @@ def end_srun(pid: int, keep_helper: bool) -> None:
 def find_sruns(pid: int) -> List[_Process]:
     """The processes named srun among `pid` and its descendants, parents first."""
     children: Dict[int, List[_Process]] = {}
-    found, waiting = [], []
+    found: List[_Process] = []
+    waiting: List[_Process] = []
     for process in _processes():
         children.setdefault(process.parent, []).append(process)
         if process.pid == pid:
