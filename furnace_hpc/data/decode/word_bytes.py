@@ -67,7 +67,7 @@ class Words:
     def hashes(self) -> Hashes:
         """Return a hash of each word."""
         found = mixed(*self.keys)
-        for number in np.flatnonzero(self.are_long):
+        for number in np.flatnonzero(self.are_long).tolist():
             found[number] = xxhash.xxh3_64_intdigest(self.at(number))
         return found
 
@@ -185,7 +185,7 @@ class WordTable:
             numbers[left] = found
             left = left[self._differ(found, keys[0][left], keys[1][left])]
         numbers[numbers == EMPTY] = self._unknown
-        for number in np.flatnonzero(words.are_long):
+        for number in np.flatnonzero(words.are_long).tolist():
             numbers[number] = self._long.get(words.at(number), self._unknown)
         return numbers
 
@@ -194,4 +194,4 @@ class WordTable:
     ) -> NDArray[np.bool_]:
         """Return whether words have another number than that of their place, which is not empty."""
         others = (self._first[numbers] != first) | (self._second[numbers] != second)
-        return others & (numbers != EMPTY)
+        return np.asarray(others & (numbers != EMPTY))
