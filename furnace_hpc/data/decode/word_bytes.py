@@ -67,8 +67,8 @@ class Words:
     def hashes(self) -> Hashes:
         """Return a hash of each word."""
         found = mixed(*self.keys)
-        for number in np.flatnonzero(self.are_long):
-            found[number] = xxhash.xxh3_64_intdigest(self.at(int(number)))
+        for number in np.flatnonzero(self.are_long).tolist():
+            found[number] = xxhash.xxh3_64_intdigest(self.at(number))
         return found
 
     def places(self) -> Numbers:
@@ -185,8 +185,8 @@ class WordTable:
             numbers[left] = found
             left = left[self._differ(found, keys[0][left], keys[1][left])]
         numbers[numbers == EMPTY] = self._unknown
-        for number in np.flatnonzero(words.are_long):
-            numbers[number] = self._long.get(words.at(int(number)), self._unknown)
+        for number in np.flatnonzero(words.are_long).tolist():
+            numbers[number] = self._long.get(words.at(number), self._unknown)
         return numbers
 
     def _differ(
@@ -194,4 +194,4 @@ class WordTable:
     ) -> NDArray[np.bool_]:
         """Return whether words have another number than that of their place, which is not empty."""
         others = (self._first[numbers] != first) | (self._second[numbers] != second)
-        return np.logical_and(others, numbers != EMPTY)
+        return np.asarray(others & (numbers != EMPTY))
