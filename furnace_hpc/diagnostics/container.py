@@ -30,6 +30,7 @@ from furnace_hpc.launch.container import check_container
 
 TITLE = "Container"
 IMPORTED = ("torch", "deepspeed")
+ENGINE = "furnace_hpc.engine.loop"  # what ranks import, with all that it needs
 # Runs with the image's Python, which need not have furnace_hpc's packages.
 PROBE = """
 import importlib, importlib.metadata as metadata, json, os, sys
@@ -73,7 +74,7 @@ def probe_command(profile: ClusterProfile, root: Path) -> list[str]:
     flags = ["--job-name=furnace-doctor", "--nodes=1", "--ntasks=1", f"--cpus-per-task={CORES}"]
     flags += [f"--time={JOB_MIN}", f"--immediate={WAIT_S}", *profile_flags(profile)]
     names = [*IMPORTED, *(name for name in dependencies() if name not in IMPORTED)]
-    probe = ["-c", PROBE, str(root.absolute()), ",".join(IMPORTED), *names]
+    probe = ["-c", PROBE, str(root.absolute()), ",".join((*IMPORTED, ENGINE)), *names]
     return image_command(profile, flags, probe, [root])
 
 
@@ -116,6 +117,9 @@ def judge(
         return [failed_job(done.stderr, done.returncode)]
     runtime = ok(profile.container.runtime, f"started the image; answered after {seconds:.0f} s")
     checks = [runtime, _python(found), *_imports(found), _packages(found["packages"])]
+    if not found["errors"].keys() & {*IMPORTED} and ENGINE in found["errors"]:
+        hint = "install what is missing in the image: ranks would fail in the same way"
+        checks.append(fail("engine", found["errors"][ENGINE], hint))
     if root.exists() and not found["writable"]:
         hint = f"add {root.absolute()} to container.mounts"
         checks.append(fail("runs", f"{root.absolute()} cannot be written inside", hint))

@@ -135,7 +135,7 @@ def _write(environment: Environment, entries: list[tuple[str, str]], archive: Pa
                 text = _moved_home(environment, Path(path).read_text(encoding="utf-8"))
                 rewritten.append(name)
                 _add_text(tar, name, text)
-            elif name.endswith(".pth") and not Path(path).is_symlink():
+            elif _names_folders(Path(path)):
                 _add_text(tar, name, _moved_paths(environment, name, Path(path)))
             else:
                 _add(environment, tar, name, Path(path))
@@ -158,9 +158,14 @@ def _add(environment: Environment, tar: tarfile.TarFile, name: str, path: Path) 
 
 
 def _add_text(tar: tarfile.TarFile, name: str, text: str) -> None:
-    facts, content = tarfile.TarInfo(name), text.encode()
+    facts, content = tarfile.TarInfo(name), text.encode(errors="surrogateescape")
     facts.size = len(content)
     tar.addfile(facts, io.BytesIO(content))
+
+
+def _names_folders(path: Path) -> bool:
+    """Whether Python reads folders from this file. Packages have other files named .pth."""
+    return path.suffix == ".pth" and path.parent.name in SITE and not path.is_symlink()
 
 
 def _moved_home(environment: Environment, text: str) -> str:

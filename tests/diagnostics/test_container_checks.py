@@ -68,6 +68,12 @@ def test_an_image_like_this_machine_is_ok(tmp_path):
             "warn",
             "1 differ: numpy 0.1",
         ),
+        (
+            {"errors": {container.ENGINE: "OSError: no libsndfile.so"}},
+            "engine",
+            "fail",
+            "OSError: no libsndfile.so",
+        ),
         ({"writable": False}, "runs", "fail", "cannot be written inside"),
     ],
 )

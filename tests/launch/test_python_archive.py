@@ -41,7 +41,9 @@ def make_environment(tmp_path: Path) -> None:
     linked.mkdir(parents=True)
     (site / "mine.py").write_text("")
     (linked / "other.py").write_text("")
-    (site / "linked.pth").write_text(f"{linked}\n/nowhere/else\nimport sys\n")
+    (site / "linked.pth").write_bytes(f"{linked}\n/nowhere/else\nimport sys\n".encode())
+    (site / "package").mkdir()
+    (site / "package" / "weights.pth").write_bytes(b"\x80\x02\r\n/usr\n")
 
 
 def profile_of(tmp_path: Path, python: str) -> ClusterProfile:
@@ -88,6 +90,8 @@ def test_ranks_start_from_one_copy(tmp_path, python):
         assert all(place.startswith(f"{copy}/") for place in found), found
         assert library.startswith(sys.base_prefix)
     assert (tmp_path / "tars").read_text() == "x\n"
+    [weights] = copy.rglob("weights.pth")
+    assert weights.read_bytes() == b"\x80\x02\r\n/usr\n"
     assert not list(copy.parent.glob("*.tmp"))
 
 

@@ -13,6 +13,7 @@ import pytest
 OPENED_BY_NAME = (
     "libdl.so.2",
     "libgcc_s.so.1",
+    "libsndfile.so.1",
     "libpthread.so.0",
     "librt.so.1",
     "libstdc++.so.6",
@@ -45,6 +46,8 @@ def make_sandbox(folder: Path) -> Path:
     python = [Path(sys.executable).resolve(), *_extensions()]
     for library in _libraries([*programs, *python]):
         _copy(library, folder / str(library).lstrip("/"))
+        if library.name == "libsndfile.so.1":  # without ldconfig, soundfile looks for this name
+            (folder / str(library.with_suffix("")).lstrip("/")).symlink_to(library.name)
     for program in programs:
         _copy(program, folder / "bin" / program.name)
     (folder / "usr/bin/env").symlink_to("/bin/env")
@@ -73,12 +76,12 @@ def _extensions() -> list[Path]:
 
 
 def _libraries(programs: list[Path]) -> set[Path]:
-    """Libraries of the programs, and those that torch opens by name."""
-    ldd = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True)
+    """Libraries of the programs, and those that packages open by name, with what they need."""
     known = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True)
-    lines = ldd.stdout.splitlines()
-    lines += [line for line in known.stdout.splitlines() if line.split()[0] in OPENED_BY_NAME]
-    words = [word for line in lines for word in line.split()]
+    lines = [line for line in known.stdout.splitlines() if line.split()[0] in OPENED_BY_NAME]
+    opened = [line.split()[-1] for line in lines]
+    ldd = subprocess.run(["ldd", *map(str, programs), *opened], capture_output=True, text=True)
+    words = [*opened, *ldd.stdout.split()]
     paths = {Path(word) for word in words if word.startswith("/") and ".so" in word}
     return {path for path in paths if path.is_file()}
 
