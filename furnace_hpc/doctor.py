@@ -88,9 +88,8 @@ def main(
     """Check this machine, disks, GPUs, Slurm and one compute node, and list how to fix problems.
 
     Each line is ok, warn or fail. The exit code is 1 if a line is fail. It takes about half a
-    minute, mostly for the start of torch, and changes nothing. A job checks the compute node, and
-    another one starts the profile's container. A job asks for at most five minutes, two cores and
-    one GPU. The command also lists where a run would start soonest.
+    minute, mostly for the start of torch, and changes nothing. Jobs of at most five minutes check
+    one node and the profile's container. The last part says where a run would start soonest.
     """
     replaces = force or replace_
     if write:
