@@ -54,27 +54,27 @@ _ENDS_BY_SLURM = "it ended, and Slurm has not removed it yet"
 
 REASONS = {
     # the queue
-    "None": _alone("Slurm has not looked at it yet"),
-    "WaitingForScheduling": _alone("Slurm has not looked at it yet"),
+    "None": _alone("Slurm has not considered it yet"),
+    "WaitingForScheduling": _alone("Slurm has not considered it yet"),
     "Priority": _alone("jobs of higher priority are before it"),
-    "Resources": _alone("it is at the front of the queue, until enough nodes are free"),
-    "SchedDefer": _alone("Slurm starts jobs in groups, and not at once"),
+    "Resources": _alone("it is at the front of the queue and waits for free nodes"),
+    "SchedDefer": _alone("Slurm starts jobs at intervals, not when they are submitted"),
     "JobArrayTaskLimit": _alone(
-        "array_parallelism of the profile lets no more runs start",
+        "as many runs as array_parallelism of the profile allows are running",
         "raise it to run more at the same time",
     ),
     "Dependency": _alone("it starts after other jobs"),
     "DependencyNeverSatisfied": Reason(Starts.NEVER, "it will never run", "cancel it"),
-    "BeginTime": _alone("its earliest start time has not come; after a requeue this is 2 minutes"),
-    "Cleaning": _alone("its processes of before the requeue are ending"),
-    "Prolog": _alone("the site's program before a job is running"),
+    "BeginTime": _alone("its earliest start time is later; after a requeue it is 2 minutes later"),
+    "Cleaning": _alone("processes from before the requeue are still ending"),
+    "Prolog": _alone("the site's prolog is running"),
     "Licenses": _alone("all licenses that it asks for are in use"),
     "BurstBufferResources": _alone("the burst buffer is full"),
     "BurstBufferStageIn": _alone("its files are copied to the burst buffer"),
     "BurstBufferOperation": _site("the burst buffer failed"),
-    "PowerNotAvail": _alone("the cluster has no more power for it now"),
+    "PowerNotAvail": _alone("the cluster's power limit is reached"),
     "PowerReserved": _alone("the power for it is reserved for other jobs"),
-    "FedJobLock": _alone("clusters of the federation decide which one starts it"),
+    "FedJobLock": _alone("the federation is choosing the cluster that starts it"),
     # reservations and nodes
     "Reservation": _alone("its reservation has not begun, or is full"),
     "ReservationDeleted": _never("its reservation was deleted", "fix sbatch.reservation"),
@@ -96,10 +96,10 @@ REASONS = {
     ),
     "PartitionNodeLimit": _never("it asks for more nodes than the partition allows", "lower nodes"),
     "PartitionConfig": _never(
-        "it asks for what no node of the partition has, or for more than the partition allows",
+        "no node of the partition has what it asks for, or it exceeds a limit of the partition",
         "fix the profile",
     ),
-    "BadConstraints": _never("no node can satisfy it", "fix the profile"),
+    "BadConstraints": _never("no node has what it asks for", "fix the profile"),
     "MaxMemPerLimit": _never(
         "it asks for more memory per core than the site allows", "lower mem_gb"
     ),
@@ -113,11 +113,11 @@ REASONS = {
         "the account has used more than its QOS allows", "wait until the usage decays"
     ),
     "AccountingPolicy": _alone("a limit of the account or QOS is reached"),
-    "AssociationJobLimit": _alone("the account runs as many jobs as it may"),
-    "AssociationResourceLimit": _alone("the account uses as much as it may"),
+    "AssociationJobLimit": _alone("the account has as many running jobs as its limit allows"),
+    "AssociationResourceLimit": _alone("the account uses as many resources as its limit allows"),
     "AssociationTimeLimit": _site("the account has used all its time", "ask the site for more"),
-    "QOSJobLimit": _alone("the QOS runs as many jobs as it may"),
-    "QOSResourceLimit": _alone("the QOS uses as much as it may"),
+    "QOSJobLimit": _alone("the QOS has as many running jobs as its limit allows"),
+    "QOSResourceLimit": _alone("the QOS uses as many resources as its limit allows"),
     "QOSTimeLimit": _site("the QOS has used all its time", "ask the site for more"),
     # held
     "JobHeldUser": _held("it is held", RELEASE),

@@ -130,7 +130,7 @@ def test_end_reasons():
     [
         ("None", ""),
         ("(null)", ""),
-        ("Resources", " (Resources: it is at the front of the queue, until enough nodes are free)"),
+        ("Resources", " (Resources: it is at the front of the queue and waits for free nodes)"),
         ("SomethingNew", " (SomethingNew)"),
         ("launch_failed_requeued_held", " (launch_failed_requeued_held: run `furnace submit` to"),
         ("Partition_Down", " (Partition_Down: the partition is down; wait for the site)"),

@@ -50,7 +50,7 @@ def test_every_limit_is_explained(name):
         ("Reservation", Starts.ALONE, "its reservation has not begun, or is full"),
         ("PartitionConfig", Starts.NEVER, "fix the profile, cancel it and submit"),
         ("PartitionTimeLimit", Starts.NEVER, "lower resources.timeout_min, cancel it and submit"),
-        ("BadConstraints", Starts.NEVER, "no node can satisfy it"),
+        ("BadConstraints", Starts.NEVER, "no node has what it asks for"),
         ("JobHeldUser", Starts.ACTION, "run `scontrol release JOB` to release it"),
         ("JobHeldAdmin", Starts.SITE, "it is held by an administrator; ask the site"),
         ("QOSMaxGRESPerUser", Starts.ALONE, "at the QOS's limit of GPUs or other GRES"),
