@@ -89,7 +89,7 @@ def main(
 
     Each line is ok, warn or fail. The exit code is 1 if a line is fail. It takes about half a
     minute, mostly for the start of torch, and changes nothing. Jobs of at most five minutes check
-    one node and the profile's container. The last part says where a run would start soonest.
+    one node and the profile's container. The last part shows where a run would start soonest.
     """
     replaces = force or replace_
     if write:

@@ -62,7 +62,9 @@ def main(
     """
     folder = find_submitted(grid, runs_root(runs_dir))
     if queue and watch_:
-        raise ConfigError("--queue asks Slurm each time, so it does not go with --watch. Omit one")
+        raise ConfigError(
+            "--queue cannot be combined with --watch, which updates all the time. Omit one"
+        )
     if logs:
         print_logs(folder, logs, lines)
     elif json_:

@@ -129,7 +129,7 @@ def test_another_partition_is_also_a_key_of_the_grid(monkeypatch):
 def test_the_profile_itself_wins_a_tie(monkeypatch):
     answers = {name: in_s(8) for name in ("gpu 1", "gpu 4", "debug 2")}
     checks = section(monkeypatch, answers | {"gpu 2": in_s(10)})
-    assert checks[-1].found == "a run of 60 minutes starts soonest as the profile says"
+    assert checks[-1].found == "a run of 60 minutes starts soonest with the profile as it is"
 
 
 def test_a_profile_that_slurm_refuses_fails(monkeypatch):
@@ -139,7 +139,10 @@ def test_a_profile_that_slurm_refuses_fails(monkeypatch):
     )
     assert (refused.name, refused.level) == ("gpu 2 x 2", "fail")
     assert "fix `reservation` in `sbatch`" in refused.hint
-    assert "a run of 60 minutes starts, and the profile's own does not" in suggestion.found
+    assert (
+        "a run of 60 minutes has no start time with the profile as it is, but one with"
+        in suggestion.found
+    )
 
 
 def test_busy_nodes_are_no_failure(monkeypatch):

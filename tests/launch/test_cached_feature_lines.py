@@ -43,7 +43,7 @@ def test_submit_shows_the_size(small_root: Path, tmp_path: Path):
         f"seed, {where}"
     )
     assert f"({weights}) of tridigits: up to {mib * (16 * 2 + 1):.1f} MiB, in" in hub + unknown
-    assert "(random:resnet) of tridigits: of a size that is not known" in hub + unknown
+    assert "(random:resnet) of tridigits: size not known" in hub + unknown
 
 
 def test_other_rows_say_nothing(small_root: Path, tmp_path: Path):

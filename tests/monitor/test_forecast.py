@@ -201,7 +201,7 @@ def test_the_end_of_a_grid():
     assert forecast().total("gpus").mid == 3 * 8 * 5400
     assert forecast(num_unknown=2).describe() == (
         "36.0 GPU-hours (24.0 to 48.0), 9.0 node-hours (6.0 to 12.0), earliest end in 3.0 h (2.0 "
-        "to 4.0), from 1 measured run; without 2 runs of kinds that were not measured"
+        "to 4.0), from 1 measured run; 2 runs of kinds without a measured run not included"
     )
 
 

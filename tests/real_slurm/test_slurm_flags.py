@@ -151,5 +151,5 @@ def test_doctor_suggests_the_soonest_start(quiet: Cluster, tmp_path: Path):
     assert found["a100 2 x 2"].startswith("now, on node")
     assert found["a100 1 x 4"].startswith("now, on node")
     assert found["a100 4 x 1"] == "now, on node[0-3]"
-    assert found["suggestion"] == "a run of 60 minutes starts soonest as the profile says"
+    assert found["suggestion"] == "a run of 60 minutes starts soonest with the profile as it is"
     assert "debug 2 x 2" not in found  # its time limit is five minutes

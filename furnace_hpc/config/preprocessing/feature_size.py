@@ -164,7 +164,7 @@ def feature_lines(rows: Iterable[tuple[ModelConfig, Manifest, str, bool]]) -> li
             name = section.encoder or getattr(config, f"{modality}_weights", None)
             has_files = bool(name) and is_trained(str(name))
             size = feature_size(modality, config, manifest)
-            about = "of a size that is not known before the first run"
+            about = "size not known before the first run"
             if size:
                 num_bytes = size.num_bytes(manifest, modality, 2 if is_bf16 else 4)
                 about = f"up to {_readable(num_bytes)}"

@@ -172,8 +172,8 @@ def _when(start: Start) -> str:
 def _suggestion(best: Start, own: Start) -> str:
     run = f"a run of {counted(own.option.minutes, 'minute')}"
     if best is own:
-        return f"{run} starts soonest as the profile says"
-    sooner = "starts, and the profile's own does not"
+        return f"{run} starts soonest with the profile as it is"
+    sooner = "has no start time with the profile as it is, but one"
     if own.wait_s is not None:
         sooner = f"starts {duration(own.wait_s - (best.wait_s or 0.0))} sooner"
     before, after = own.option.profile, best.option.profile

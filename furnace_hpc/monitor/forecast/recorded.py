@@ -76,7 +76,9 @@ class Forecast(BaseModel):
         parts.append(f"earliest end in {_time(self.elapsed)}")
         text = f"{', '.join(parts)}, from {counted(self.measured_runs, 'measured run')}"
         if self.num_unknown:
-            text += f"; without {counted(self.num_unknown, 'run')} of kinds that were not measured"
+            text += (
+                f"; {counted(self.num_unknown, 'run')} of kinds without a measured run not included"
+            )
         return text
 
 
