@@ -22,6 +22,7 @@ if __name__ == "__main__":
     )
 
 from furnace_hpc.host import access, batch, gpu_check, lease, lifecycle
+from furnace_hpc.host.container.start import python_of_check
 from furnace_hpc.host.end_reasons import EARLY_S
 from furnace_hpc.host.shared_node.rows import Pool, rows_of_call
 from furnace_hpc.host.shared_node.steps import (
@@ -111,7 +112,8 @@ class Runner:
                 self._start(row)
             except lifecycle.Busy as busy:
                 _say(f"run {row['run_id']} is not started: {busy}")
-            except Exception as error:  # such as a full disk: it must not stop the neighbours
+            except (Exception, SystemExit) as error:
+                # Such as a full disk, or a container without image. The neighbours go on.
                 self._has_failures = True
                 _say(f"run {row['run_id']} is not started: {type(error).__name__}: {error}")
 
@@ -156,7 +158,8 @@ class Runner:
         if self._has_checked_gpus:
             return gpu_check.stop_reason(job.submission)
         self._has_checked_gpus = True
-        return gpu_check.find_refusal(job.submission, row["run_id"], job.job, job.python)
+        command = python_of_check(job.submission, row, job.python)
+        return gpu_check.find_refusal(job.submission, row["run_id"], job.job, command)
 
     def _is_late(self, row: Record) -> bool:
         """Whether too little of the job's time is left to begin a run.
