@@ -131,6 +131,24 @@ def test_the_rest_follows_a_measured_canary(tmp_path):
     assert "earliest end in" in text
 
 
+def test_forecast_of_runs_that_share_nodes(tmp_path):
+    """Four runs at a time on one node need a quarter of the node-hours, and end sooner."""
+    asked, folder = (
+        study(variants={"base": ROWS["base"]}, seeds=list(range(9))),
+        GridFolder(tmp_path / "study"),
+    )
+    facts = {"job_id": "5_0", "stop_after_steps": 20, "code_hash": CODE}
+    measured(of(asked)["base-0"], folder, 20, "canary", 0.5, **facts)
+    site = SLURM.model_copy(update={"array_parallelism": 2})
+    alone = planned(tmp_path, asked, site).forecast
+    shared = planned(tmp_path, asked, site.model_copy(update={"runs_per_node": 4})).forecast
+    assert alone is not None
+    assert shared is not None
+    assert (alone.parallel, shared.parallel) == ((2,), (8,))
+    assert shared.total("nodes").mid == pytest.approx(alone.total("nodes").mid / 4)
+    assert shared.elapsed.mid < alone.elapsed.mid / 2
+
+
 def test_auto_without_history_says_so(tmp_path):
     plan = planned(tmp_path, study(resources=AUTO), SLURM)
     assert set(limits(plan).values()) == {240}
