@@ -90,7 +90,11 @@ def prepare(plan: Plan) -> Submission:
     """Write everything that batch scripts read, and submit nothing."""
     submission = write_submission(plan)
     DelayedSubmission(run_task, str(submission.path)).dump(submission.path / "payload.pkl")
-    link_archive(plan.profile, plan.folder.path.parent, submission.path)
+    try:
+        link_archive(plan.profile, plan.folder.path.parent, submission.path)
+    except ConfigError:
+        withdraw(plan, submission)
+        raise
     return submission
 
 
