@@ -145,11 +145,11 @@ class _Cancelled:
     def _look(self) -> None:
         try:
             size = os.stat(self._journal).st_size
-        except OSError:  # a submission by hand has none
+            if size != self._size:
+                self._read()
+                self._size = size
+        except OSError:  # A submission by hand has none. A shared disk may fail for a while.
             return
-        if size != self._size:
-            self._size = size
-            self._read()
 
     def _read(self) -> None:
         for event in read_json_lines(self._journal):
