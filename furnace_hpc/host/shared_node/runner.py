@@ -103,9 +103,7 @@ class Runner:
         while len(self._steps) < self._job.share.places and not self._is_closed:
             try:
                 row = self._pool.next_row()
-            except (
-                OSError
-            ) as error:  # a shared disk may fail for a while: the next look tries again
+            except OSError as error:  # a shared disk may fail for a while. The next look retries
                 _say(f"the runs cannot be read now: {error}")
                 return
             if row is None:

@@ -17,8 +17,9 @@ BUSY = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN)
 def with_canaries(plan: Plan, history: History, choices: Choices) -> Plan:
     """The plan in which unmeasured kinds start only their canaries, and its other runs wait.
 
-    A kind has one canary, or as many as share a node. A kind with no more runs needs none. After a failed canary all runs of its kind
-    wait, until one of them is done or the failed run is started again.
+    A kind has one canary, or as many as share a node. A kind with no more runs needs none. After a
+    failed canary all runs of its kind wait, until one of them is done or the failed run is started
+    again.
     """
     runs = list(plan.runs)
     for kind, indices in history.kinds.items():
