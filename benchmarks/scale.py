@@ -237,7 +237,7 @@ def simulated(
 def answer(slurm: Slurm, command: tuple[str, ...]) -> client.CommandResult:
     """What Slurm's commands on the login node print."""
     program = command[0]
-    slurm.calls[program] += 1
+    slurm.calls["sbatch --test-only" if program == "sbatch" else program] += 1
     text = ""
     if program == "squeue":
         layout = next(word for word in command if word.startswith("--format="))

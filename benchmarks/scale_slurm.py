@@ -159,7 +159,7 @@ class Slurm:
         self._back_to_queue(element)
 
     def queue(self, between: str) -> str:
-        """Print squeue's lines: id, index, state, reason, name."""
+        """Print squeue's lines: id, index, state, reason, start, partition, name."""
         lines = []
         for job in self.jobs.values():
             for element in job.elements:
@@ -169,7 +169,7 @@ class Slurm:
                 if not ended_long_ago:
                     index = "N/A" if element.index is None else str(element.index)
                     reason = "Dependency" if self._waits(element.job) else "None"
-                    parts = (job.job_id, index, element.state, reason, job.name)
+                    parts = (job.job_id, index, element.state, reason, "N/A", "gpu", job.name)
                     lines.append(between.join(parts))
         return "\n".join(lines) + "\n"
 

@@ -64,6 +64,7 @@ def begin(run_dir: str, facts: Record, who: Optional[Record] = None) -> int:
             job. Or a budget is exhausted.
     """
     if os.path.exists(os.path.join(run_dir, "result.json")):
+        _close_finished(run_dir, facts.get("job_id"))
         raise Done("it is done already")
     for name in ("attempts", "logs", "verdicts", "metrics"):
         os.makedirs(os.path.join(run_dir, name), exist_ok=True)
@@ -97,16 +98,31 @@ def _overrides(run_dir: str, facts: Record) -> Record:
     return overrides
 
 
+def _close_finished(run_dir: str, job_id: Optional[str]) -> None:
+    """Record the end of the attempt that finished the run, if its batch script could not."""
+    number = newest_attempt(run_dir)
+    if not number:
+        return
+    attempt = _read_files(run_dir, number)
+    if attempt.record.get("end_unix_s") is None and not _may_live(attempt.record, job_id):
+        _close(run_dir, attempt, EndReason("done", ""))
+
+
+def _may_live(record: Record, job_id: Optional[str]) -> bool:
+    """Whether the holder of an attempt may be alive: on another host, and in another job."""
+    alive = is_alive(record.get("holder"))
+    restarted = bool(job_id) and job_id == record.get("job_id")
+    return bool(alive) or (alive is None and not restarted)
+
+
 def _close_dead(run_dir: str, number: int, job_id: Optional[str]) -> None:
     """Record the end of an attempt that has none. Raises Busy if its holder may live."""
     attempt = _read_files(run_dir, number)
     if attempt.record.get("end_unix_s") is not None:
         return
-    who = attempt.record.get("holder")
-    alive, restarted = is_alive(who), bool(job_id) and job_id == attempt.record.get("job_id")
-    if alive or (alive is None and not restarted):
-        raise Busy(f"attempt {number} is held by {describe(who)}")
-    if restarted:
+    if _may_live(attempt.record, job_id):
+        raise Busy(f"attempt {number} is held by {describe(attempt.record.get('holder'))}")
+    if job_id and job_id == attempt.record.get("job_id"):
         end = end_reasons.reason_after_restart(attempt.verdicts, attempt.step > 0)
     else:
         end = EndReason("killed", "its launcher died and reported no end")

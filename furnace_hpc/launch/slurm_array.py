@@ -73,10 +73,11 @@ def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
         limits = site_limits(plan.profile, live_jobs)
         if not next_wave(plan.shapes, limits):
             raise ConfigError(f"{LIMIT_REACHED}, and submit again")
-        submission = prepare(plan)
+    # Before anything is written: a refused plan must not be declared, or replace the grid's file.
+    _check_accepted(plan, answers.result())
+    submission = prepare(plan)
     grid = plan.folder.path.name
     try:
-        _check_accepted(plan, answers.result())
         return submit_wave(submission, plan.profile, grid, plan.shapes, limits, plan.exclude)
     except UnavailableError:
         raise  # the job may exist: the journal must stay
@@ -90,7 +91,11 @@ def prepare(plan: Plan) -> Submission:
     """Write everything that batch scripts read, and submit nothing."""
     submission = write_submission(plan)
     DelayedSubmission(run_task, str(submission.path)).dump(submission.path / "payload.pkl")
-    link_archive(plan.profile, plan.folder.path.parent, submission.path)
+    try:
+        link_archive(plan.profile, plan.folder.path.parent, submission.path)
+    except ConfigError:
+        withdraw(plan, submission)
+        raise
     return submission
 
 

@@ -104,7 +104,7 @@ def changed(manifest: Manifest, words: bool = False, classes: bool = False) -> M
     [
         ({"words": True}, ("encoders.text",), "has a row per token, and the token ids there are"),
         ({"classes": True}, ("heads",), "number 0 is '9' there and '0' here"),
-        ({"classes": True}, ("unimodal",), "unimodal.digit.0.weight is copied, and the classes"),
+        ({"classes": True}, ("unimodal",), "unimodal.digit.0.bias is copied, and the classes"),
         ({"words": True, "classes": True}, ("encoders.image", "norms"), ""),
         ({"classes": True}, ("encoders.text",), ""),
     ],

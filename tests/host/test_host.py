@@ -208,6 +208,21 @@ def test_decide_ignores_other_and_torn_verdicts(tmp_path):
     assert lifecycle.decide(str(tmp_path), 1, 85) == "requeue"
 
 
+def test_an_attempt_that_finished_the_run_gets_its_end(tmp_path):
+    """Its host was cut off after the result, and Slurm restarted the job elsewhere."""
+    elsewhere = lifecycle.holder() | {"host": "node7"}
+    lifecycle.begin(str(tmp_path), {"job_id": "5_0"}, elsewhere)
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(lifecycle.Done):
+        lifecycle.begin(str(tmp_path), {"job_id": "6_0"})  # of another job: the host may live
+    assert lifecycle.read_attempt(str(tmp_path), 1)["end_unix_s"] is None
+    with pytest.raises(lifecycle.Done):
+        lifecycle.begin(str(tmp_path), {"job_id": "5_0"})
+    record = lifecycle.read_attempt(str(tmp_path), 1)
+    assert record["reason"] == "done"
+    assert record["end_unix_s"]
+
+
 def test_a_host_that_comes_back_keeps_the_end(tmp_path):
     """Slurm restarted the job elsewhere, and the next attempt recorded how the first one ended."""
     elsewhere = lifecycle.holder() | {"host": "node7"}

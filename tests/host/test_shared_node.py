@@ -12,7 +12,9 @@ from login_study import begin, dead_holder, finish, grid, planned
 
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.host import batch, lifecycle
+from furnace_hpc.host.shared_node import rows as rows_file
 from furnace_hpc.host.shared_node import runner as runner_file
+from furnace_hpc.host.shared_node import steps as steps_file
 from furnace_hpc.host.shared_node.rows import Pool, rows_of_call
 from furnace_hpc.host.shared_node.runner import Job, Runner
 from furnace_hpc.host.shared_node.steps import OF_WHOLE_JOB, Share, environment_of, srun_command
@@ -119,6 +121,32 @@ def test_a_failure_costs_no_neighbour(element):
     assert one.work(1) is True  # the other elements find nothing to do
     assert one.work(2) is True
     assert len(one.sruns) == 5
+
+
+def test_a_fault_of_the_guard_ends_no_run(element, monkeypatch):
+    def stale(*_):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(steps_file, "LOOK_S", 0.0)
+    monkeypatch.setattr(lifecycle, "read_verdicts", stale)
+    step = steps_file.Step({"run_dir": "/nowhere", "run_id": "a-s0-1"}, 1, 0, None)
+    step.end_if_outlived()
+
+
+def test_a_journal_is_read_again_after_a_fault(element, monkeypatch):
+    one = element("ok")
+    one.submission.note("cancelled", runs=[])
+    pool, real = one.runner()._pool, rows_file.read_json_lines
+
+    def stale(path):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(rows_file, "LOOK_S", 0.0)
+    monkeypatch.setattr(rows_file, "read_json_lines", stale)
+    row = {"run_id": "ok-s0-1"}
+    assert not pool.is_cancelled(row)
+    monkeypatch.setattr(rows_file, "read_json_lines", real)
+    assert pool.is_cancelled(row)
 
 
 def test_each_run_has_its_own_place(element):

@@ -131,6 +131,27 @@ def test_the_rest_follows_a_measured_canary(tmp_path):
     assert "earliest end in" in text
 
 
+def test_forecast_of_runs_that_share_nodes(tmp_path):
+    """Four runs at a time on one node need a quarter of the node-hours, and end sooner."""
+    asked = study(variants={"base": ROWS["base"]}, seeds=list(range(9)))
+    facts = {"job_id": "5_0", "stop_after_steps": 20, "code_hash": CODE}
+    found = []
+    for count in (1, 4):
+        place = tmp_path / str(count)
+        folder, facts = GridFolder(place / "study"), facts | {"runs_per_node": count}
+        measured(of(asked)["base-0"], folder, 20, "canary", 0.5, **facts)
+        site = SLURM.model_copy(update={"array_parallelism": 2, "runs_per_node": count})
+        found.append(planned(place, asked, site).forecast)
+        other = site.model_copy(update={"runs_per_node": 2})
+        assert planned(place, asked, other).forecast is None, "measured with other neighbours"
+    alone, shared = found
+    assert alone is not None
+    assert shared is not None
+    assert (alone.parallel, shared.parallel) == ((2,), (8,))
+    assert shared.total("nodes").mid == pytest.approx(alone.total("nodes").mid / 4)
+    assert shared.elapsed.mid < alone.elapsed.mid / 2
+
+
 def test_auto_without_history_says_so(tmp_path):
     plan = planned(tmp_path, study(resources=AUTO), SLURM)
     assert set(limits(plan).values()) == {240}
@@ -167,7 +188,8 @@ def test_other_machines_measure_nothing():
     assert kind.has_measured(attempt, there)
     assert not kind.has_measured(attempt, there.model_copy(update={"cluster_name": "two"}))
     assert not kind.has_measured(attempt, ClusterProfile(name="local", executor="local"))
-    for other in ({"world_size": 4}, {"nodes": 1}, {"job_id": None}, {"partition": "cpu"}):
+    others = ({"world_size": 4}, {"nodes": 1}, {"job_id": None}, {"partition": "cpu"})
+    for other in (*others, {"runs_per_node": 2}):
         assert not kind.has_measured(attempt.model_copy(update=other), there)
 
 

@@ -53,5 +53,5 @@ def test_started_pythons_use_safe_path():
     ]
     assert len(found) >= 6
     bare = {name for name, command in found if not command.startswith(('"-P"', '"-I"'))}
-    assert bare == {"gpu_check.py"}  # it sets PYTHONSAFEPATH
+    assert bare == {"start.py"}  # of a container, for gpu_check.py, which sets PYTHONSAFEPATH
     assert 'PYTHONSAFEPATH="1"' in (package / "host" / "gpu_check.py").read_text()

@@ -25,7 +25,7 @@ def check_meaning(names: Iterable[str], theirs: Manifest, ours: Manifest, source
     Raises:
         ConfigError: they stand for other tokens, classes or numbers.
     """
-    names = list(names)
+    names = sorted(names)
     words = [name for name in names if _WORDS.search(name)]
     there, here = vocabulary_of(theirs), vocabulary_of(ours)
     if words and there and here and there != here:

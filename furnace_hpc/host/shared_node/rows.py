@@ -71,13 +71,16 @@ class Pool:
 
     def next_row(self) -> Optional[Record]:
         """A row to start now, of this element or else of another. None if there is none."""
+        # A row stays here until it is known whether it may start: reading its files may fail.
         while self._next:
+            may_start = self._may_start(self._next[0])
             row = self._next.pop(0)
-            if self._may_start(row):
+            if may_start:
                 return row
         while self._others:
+            may_start = self._may_start(self._others[-1])
             row = self._others.pop()
-            if self._may_start(row):
+            if may_start:
                 return row
         return None
 
@@ -87,10 +90,14 @@ class Pool:
 
     def put_back(self, row: Record) -> None:
         """Undo `next_row`."""
-        if row["row"] in self._own or self._is_ours(row):
+        if self.is_own(row):
             self._next.insert(0, row)
         else:
             self._others.append(row)
+
+    def is_own(self, row: Record) -> bool:
+        """Whether the row belongs to this element, or this job has started it before."""
+        return row["row"] in self._own or self._is_ours(row)
 
     def left(self) -> List[Record]:
         """The rows of this element that have not been started."""
@@ -145,11 +152,11 @@ class _Cancelled:
     def _look(self) -> None:
         try:
             size = os.stat(self._journal).st_size
-        except OSError:  # a submission by hand has none
+            if size != self._size:
+                self._read()
+                self._size = size
+        except OSError:  # A submission by hand has none. A shared disk may fail for a while.
             return
-        if size != self._size:
-            self._size = size
-            self._read()
 
     def _read(self) -> None:
         for event in read_json_lines(self._journal):

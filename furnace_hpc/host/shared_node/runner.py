@@ -22,6 +22,7 @@ if __name__ == "__main__":
     )
 
 from furnace_hpc.host import access, batch, gpu_check, lease, lifecycle
+from furnace_hpc.host.container.start import python_of_check
 from furnace_hpc.host.end_reasons import EARLY_S
 from furnace_hpc.host.shared_node.rows import Pool, rows_of_call
 from furnace_hpc.host.shared_node.steps import (
@@ -100,7 +101,11 @@ class Runner:
 
     def _fill(self) -> None:
         while len(self._steps) < self._job.share.places and not self._is_closed:
-            row = self._pool.next_row()
+            try:
+                row = self._pool.next_row()
+            except OSError as error:  # a shared disk may fail for a while. The next look retries
+                _say(f"the runs cannot be read now: {error}")
+                return
             if row is None:
                 return
             if self._is_late(row):
@@ -111,7 +116,8 @@ class Runner:
                 self._start(row)
             except lifecycle.Busy as busy:
                 _say(f"run {row['run_id']} is not started: {busy}")
-            except Exception as error:  # such as a full disk: it must not stop the neighbours
+            except (Exception, SystemExit) as error:
+                # Such as a full disk, or a container without image. The neighbours continue.
                 self._has_failures = True
                 _say(f"run {row['run_id']} is not started: {type(error).__name__}: {error}")
 
@@ -125,6 +131,15 @@ class Runner:
             return
         given = dict(row, facts=dict(row["facts"], time_limit_s=self._left_s(row)))
         begun = batch.begin_attempt(job.submission, given, job.job, os.getpid())
+        try:
+            self._steps.append(self._started(row, begun))
+        except BaseException as error:
+            lifecycle.close(row["run_dir"], begun.number, f"srun was not started: {error}")
+            raise
+
+    def _started(self, row: Record, begun: batch.Begun) -> Step:
+        """Start the srun of an attempt in a free place."""
+        job = self._job
         taken = {step.place for step in self._steps}
         place = min(set(range(job.share.places)) - taken)
         own = job.share.variables(place)
@@ -137,7 +152,7 @@ class Runner:
         output = os.path.join(job.submission, name)
         command = srun_command(job.share, row, output, job.options, ranks)
         _say(f"run {row['run_id']}: attempt {begun.number} starts")
-        self._steps.append(start_step(command, environment, row, begun.number, place))
+        return start_step(command, environment, row, begun.number, place)
 
     def _check(self, row: Record) -> None:
         """Raise if other users could change the code that a start executes. Hours have passed."""
@@ -156,17 +171,22 @@ class Runner:
         if self._has_checked_gpus:
             return gpu_check.stop_reason(job.submission)
         self._has_checked_gpus = True
-        return gpu_check.find_refusal(job.submission, row["run_id"], job.job, job.python)
+        command = python_of_check(job.submission, row, job.python)
+        return gpu_check.find_refusal(job.submission, row["run_id"], job.job, command)
 
     def _is_late(self, row: Record) -> bool:
         """Whether too little of the job's time is left to begin a run.
 
-        A job always fills its places once. So every start of a job makes progress.
+        A job always fills its places once. So every start of a job makes progress. A row of another
+        job needs half of its time limit: that job has the whole time for it.
         """
         if not self._has_filled:
             return False
         left_s, delay_s = self._left_s(row), row["facts"].get("signal_delay_s") or 0.0
-        return left_s is not None and left_s < 2 * delay_s + EARLY_S
+        needed_s = 2 * delay_s + EARLY_S
+        if not self._pool.is_own(row):
+            needed_s = max(needed_s, float(row["facts"].get("time_limit_s") or 0) / 2)
+        return left_s is not None and left_s < needed_s
 
     def _left_s(self, row: Record) -> Optional[float]:
         """Seconds of the job's time that are left. None if its time has no limit."""

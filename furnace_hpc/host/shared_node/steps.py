@@ -87,7 +87,12 @@ class Step:
         if now_s - self._looked_s < LOOK_S:
             return
         self._looked_s = now_s
-        reason = self._guard.reason(now_s, time.time())
+        try:
+            reason = self._guard.reason(now_s, time.time())
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            # Such as a stale handle of the shared disk. The neighbours must not end.
+            print(f"attempt {self.attempt} of {self.row['run_id']} is not watched: {error}")
+            return
         if reason:
             print(f"srun of attempt {self.attempt} of {self.row['run_id']} is ended: {reason}")
             end_srun(self._process.pid, keep_helper=not self._guard.is_replaced())

@@ -15,10 +15,11 @@ BUSY = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN)
 
 
 def with_canaries(plan: Plan, history: History, choices: Choices) -> Plan:
-    """The plan in which unmeasured kinds start only their canary, and its other runs wait.
+    """The plan in which unmeasured kinds start only their canaries, and its other runs wait.
 
-    A kind with a single run to start needs no canary. After a failed canary all runs of its kind
-    wait, until one of them is done or the failed run is started again.
+    A kind has one canary, or as many as share a node. A kind with no more runs needs none. After a
+    failed canary all runs of its kind wait, until one of them is done or the failed run is started
+    again.
     """
     runs = list(plan.runs)
     for kind, indices in history.kinds.items():
@@ -31,13 +32,15 @@ def with_canaries(plan: Plan, history: History, choices: Choices) -> Plan:
             continue
         elif busy := _busy(members):
             why = f"waits for the canary {busy.folder.run_id}"
-        elif len(to_do) == 1:
+        elif len(to_do) <= runs[to_do[0]].shape.runs_per_node:
             continue
-        else:
-            first = to_do.pop(0)
-            longest_min = choices.longest_min(runs[first].shape.partition or plan.profile.partition)
-            runs[first] = as_canary(runs[first], plan.profile.signal_delay_s, longest_min)
-            why = f"waits for the canary {runs[first].folder.run_id}"
+        else:  # runs that share a node are measured beside each other
+            shape = runs[to_do[0]].shape
+            first, to_do = to_do[: shape.runs_per_node], to_do[shape.runs_per_node :]
+            longest_min = choices.longest_min(shape.partition or plan.profile.partition)
+            for index in first:
+                runs[index] = as_canary(runs[index], plan.profile.signal_delay_s, longest_min)
+            why = f"waits for the canary {runs[first[0]].folder.run_id}"
         for index in to_do:
             runs[index] = replace(runs[index], action=Action.WAIT, why=why)
     return replace(plan, runs=tuple(runs))

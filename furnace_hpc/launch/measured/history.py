@@ -75,8 +75,9 @@ class History:
             self._earlier = {}
             for folder in self._unplanned():
                 if (spec := _spec_of(folder)) is not None:
-                    kind = kind_of(spec, self._plan.profile)
-                    self._earlier.setdefault(kind, []).append(folder)
+                    with suppress(ConfigError):  # it would not fit the profile of today
+                        kind = kind_of(spec, self._plan.profile)
+                        self._earlier.setdefault(kind, []).append(folder)
         return self._earlier
 
     def _unplanned(self) -> list[RunFolder]:

@@ -189,14 +189,15 @@ def _forecast(plan: Plan, history: History, limits: dict[int, TimeLimit]) -> For
             runs[run.folder.run_id] = RunForecast(
                 seconds=seconds.as_tuple(),
                 step=_first_step(run),
-                nodes=run.shape.nodes,
+                nodes=run.shape.nodes / run.shape.runs_per_node,
                 gpus=gpus if is_local else run.attempt.gpus,
                 group=0 if is_local else groups.index(run.shape),
             )
     if not runs:
         return None
     in_order = [run.folder.run_id for run in plan.runs if run.folder.run_id in runs]
-    parallel = [min(plan.profile.array_parallelism, len(plan.shapes[shape])) for shape in groups]
+    jobs = plan.profile.array_parallelism
+    parallel = [min(jobs * shape.runs_per_node, len(plan.shapes[shape])) for shape in groups]
     return Forecast(
         made_unix_s=round(time.time(), 3),
         runs={name: runs[name] for name in in_order},

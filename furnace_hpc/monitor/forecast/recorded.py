@@ -24,7 +24,7 @@ class RunForecast(BaseModel):
 
     seconds: tuple[float, float, float]  # low, middle, high: of all its attempts
     step: int = 0
-    nodes: int = 1
+    nodes: float = 1  # its share of a node that it shares
     gpus: int = 0
     group: int = 0  # runs of a group wait for each other
 
