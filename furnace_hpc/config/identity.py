@@ -23,22 +23,22 @@ def identity_hash(config: BaseModel, data_fingerprint: str) -> str:
 
 def identity_sha256(config: BaseModel, data_fingerprint: str) -> str:
     """All digits of the hash of which `identity_hash` has the first 8."""
-    content = json.dumps([_hashed(config), data_fingerprint], sort_keys=True, separators=(",", ":"))
+    content = _json([_hashed(config), data_fingerprint])
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def seeded_hashes(configs: Sequence[BaseModel], data_fingerprints: Sequence[str]) -> list[str]:
     """`identity_hash` of many configs.
 
-    Neighbours that differ only in the seed are written as JSON once. This saves most of the time.
+    Neighbours that differ only in the seed are written as JSON once, and so is a section that
+    several configs share. This saves most of the time.
     """
     hashes, before, data = list[str](), None, ""
     start = end = ""
+    sections: dict[int, str] = {}
     for config, fingerprint in zip(configs, data_fingerprints, strict=True):
         if before is None or data != fingerprint or not _differ_in_seed_alone(config, before):
-            content = [_hashed(config) | {"seed": _SEED}, fingerprint]
-            text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-            start, end = text.split(json.dumps(_SEED))
+            start, end = _around_seed(config, fingerprint, sections)
         before, data = config, fingerprint
         text = f"{start}{json.dumps(vars(config)['seed'])}{end}"
         hashes.append(hashlib.sha256(text.encode()).hexdigest()[:8])
@@ -46,7 +46,35 @@ def seeded_hashes(configs: Sequence[BaseModel], data_fingerprints: Sequence[str]
 
 
 _PLAIN = frozenset({bool, int, float, str, type(None)})
-_SEED = "\0seed"  # no text of a config contains a zero byte
+_MARK = "\0"  # begins what stands for a value: no text of a config contains a zero byte
+_SEED = f"{_MARK}seed"
+_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
+def _around_seed(
+    config: BaseModel, data_fingerprint: str, sections: dict[int, str]
+) -> tuple[str, str]:
+    """What `identity_sha256` hashes, as text before and after the seed.
+
+    Args:
+        config: a config.
+        data_fingerprint: of its data.
+        sections: id of a section -> its JSON. New sections are added. The caller keeps them alive.
+    """
+    found = dict[str, str]()
+
+    def of_section(section: BaseModel) -> str:
+        mark = f"{_MARK}{len(found)}"
+        if id(section) not in sections:
+            sections[id(section)] = _json(_hashed(section))
+        found[_json(mark)] = sections[id(section)]
+        return mark
+
+    text = _json([_hashed(config, of_section) | {"seed": _SEED}, data_fingerprint])
+    for mark, section in found.items():
+        text = text.replace(mark, section)
+    start, end = text.split(_json(_SEED))
+    return start, end
 
 
 def _differ_in_seed_alone(one: BaseModel, other: BaseModel) -> bool:
@@ -63,11 +91,18 @@ def identity(model: BaseModel) -> dict[str, Any]:
     return {name: _plain(values[name], identity) for name in _deciding_fields(model)}
 
 
-def _hashed(model: BaseModel) -> dict[str, Any]:
-    """Like `identity`, without the fields that were added later and have their default."""
+def _hashed(
+    model: BaseModel, of_section: Callable[[BaseModel], Any] | None = None
+) -> dict[str, Any]:
+    """Like `identity`, without the fields that were added later and have their default.
+
+    Args:
+        model: a config or a section.
+        of_section: what stands for a section of `model`. None: its fields, in the same way.
+    """
     values, later = vars(model), _added_later(type(model))
     return {
-        name: _plain(values[name], _hashed)
+        name: _plain(values[name], of_section or _hashed)
         for name in _deciding_fields(model)
         if name not in later or values[name] != later[name]
     }
@@ -124,7 +159,7 @@ def _mark(extra: Any) -> Any:
     return None
 
 
-def _plain(value: Any, of_model: Callable[[BaseModel], dict[str, Any]]) -> Any:
+def _plain(value: Any, of_model: Callable[[BaseModel], Any]) -> Any:
     if value.__class__ in _PLAIN:  # most values; the other checks are slower
         return value
     if isinstance(value, BaseModel):

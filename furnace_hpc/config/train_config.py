@@ -5,6 +5,7 @@ A field marked `identity: False` changes where or how often something is written
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from math import ceil
 from typing import Annotated, Literal
 
@@ -358,15 +359,25 @@ def check_metric(
     Without modalities, metrics that are measured at the end of a run are unknown. `own` has the
     names of the user's own metrics.
     """
-    valid = metric_names({task.name: task.kind for task in tasks}, modalities, splits, own)
+    kinds = {task.name: task.kind for task in tasks}
+    valid = _names_of(tuple(kinds.items()), modalities, splits, own)
     plain, target = split_target(metric)
     # The targets of a regression are in the data: launch/dataset_checks.py checks the name.
-    kinds = {task.name: task.kind for task in tasks}
     parts = plain.partition("@")[0].split("/")
     if target and parts[-1] in OF_TARGETS and kinds.get("/".join(parts[1:-1])) == "regression":
         metric = plain
     if metric not in valid:
         raise ConfigError(f"unknown metric {metric!r}; {nearest(metric, valid)}")
+
+
+@lru_cache(maxsize=64)  # the rows of a grid have few different tasks
+def _names_of(
+    kinds: tuple[tuple[str, str], ...],
+    modalities: tuple[str, ...],
+    splits: tuple[str, ...],
+    own: tuple[str, ...],
+) -> frozenset[str]:
+    return frozenset(metric_names(dict(kinds), modalities, splits, own))
 
 
 def accumulation_steps(config: TrainConfig, world_size: int) -> tuple[int, int]:
