@@ -30,15 +30,23 @@ def identity_sha256(config: BaseModel, data_fingerprint: str) -> str:
 def seeded_hashes(configs: Sequence[BaseModel], data_fingerprints: Sequence[str]) -> list[str]:
     """`identity_hash` of many configs.
 
-    Neighbours that differ only in the seed are written as JSON once, and so is a section that
-    several configs share. This saves most of the time.
+    Neighbours that differ only in the seed are written as JSON once. A section that neighbours
+    share is read once. This saves most of the time.
     """
     hashes, before, data = list[str](), None, ""
     start = end = ""
-    sections: dict[int, str] = {}
+    newest: dict[type, tuple[BaseModel, dict[str, Any]]] = {}  # class -> section and its content
+
+    def of_section(section: BaseModel) -> dict[str, Any]:
+        same = newest.get(type(section))
+        if same is None or same[0] is not section:
+            same = newest[type(section)] = section, _hashed(section)
+        return same[1]
+
     for config, fingerprint in zip(configs, data_fingerprints, strict=True):
         if before is None or data != fingerprint or not _differ_in_seed_alone(config, before):
-            start, end = _around_seed(config, fingerprint, sections)
+            text = _json([_hashed(config, of_section) | {"seed": _SEED}, fingerprint])
+            start, end = text.split(_json(_SEED))
         before, data = config, fingerprint
         text = f"{start}{json.dumps(vars(config)['seed'])}{end}"
         hashes.append(hashlib.sha256(text.encode()).hexdigest()[:8])
@@ -46,35 +54,8 @@ def seeded_hashes(configs: Sequence[BaseModel], data_fingerprints: Sequence[str]
 
 
 _PLAIN = frozenset({bool, int, float, str, type(None)})
-_MARK = "\0"  # begins what stands for a value: no text of a config contains a zero byte
-_SEED = f"{_MARK}seed"
+_SEED = "\0seed"  # no text of a config contains a zero byte
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-
-
-def _around_seed(
-    config: BaseModel, data_fingerprint: str, sections: dict[int, str]
-) -> tuple[str, str]:
-    """What `identity_sha256` hashes, as text before and after the seed.
-
-    Args:
-        config: a config.
-        data_fingerprint: of its data.
-        sections: id of a section -> its JSON. New sections are added. The caller keeps them alive.
-    """
-    found = dict[str, str]()
-
-    def of_section(section: BaseModel) -> str:
-        mark = f"{_MARK}{len(found)}"
-        if id(section) not in sections:
-            sections[id(section)] = _json(_hashed(section))
-        found[_json(mark)] = sections[id(section)]
-        return mark
-
-    text = _json([_hashed(config, of_section) | {"seed": _SEED}, data_fingerprint])
-    for mark, section in found.items():
-        text = text.replace(mark, section)
-    start, end = text.split(_json(_SEED))
-    return start, end
 
 
 def _differ_in_seed_alone(one: BaseModel, other: BaseModel) -> bool:
@@ -100,12 +81,15 @@ def _hashed(
         model: a config or a section.
         of_section: what stands for a section of `model`. None: its fields, in the same way.
     """
-    values, later = vars(model), _added_later(type(model))
-    return {
-        name: _plain(values[name], of_section or _hashed)
-        for name in _deciding_fields(model)
-        if name not in later or values[name] != later[name]
-    }
+    values, later, found = vars(model), _added_later(type(model)), dict[str, Any]()
+    for name in _deciding_fields(model):
+        value = values[name]
+        if name in later and (value is later[name] or value == later[name]):
+            continue
+        if value.__class__ not in _PLAIN:
+            value = _plain(value, of_section or _hashed)
+        found[name] = value
+    return found
 
 
 def _deciding_fields(model: BaseModel) -> tuple[str, ...]:
