@@ -60,7 +60,8 @@ def check_reference(code: OwnCode, reference: Reference) -> None:
     if place not in code.checked:
         code.checked[place] = _signature(code, reference)
     if signature := code.checked[place]:
-        _check_arguments(*signature, reference)
+        found, valid = signature
+        _check_arguments(found, valid, reference)
 
 
 def _signature(code: OwnCode, reference: Reference) -> tuple[Found, dict[str, Parameter]] | None:
