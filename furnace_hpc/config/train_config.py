@@ -5,7 +5,6 @@ A field marked `identity: False` changes where or how often something is written
 
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import lru_cache
 from math import ceil
 from typing import Annotated, Literal
 
@@ -30,8 +29,8 @@ from furnace_hpc.config.metrics import (
     checked_direction,
     is_one_of,
     metric_direction,
-    metric_names,
     split_target,
+    valid_metrics,
 )
 from furnace_hpc.config.parsing.run_names import TRIAL
 from furnace_hpc.config.sections.augment import AugmentConfig, check_cached_features
@@ -360,7 +359,7 @@ def check_metric(
     names of the user's own metrics.
     """
     kinds = {task.name: task.kind for task in tasks}
-    valid = _names_of(tuple(kinds.items()), modalities, splits, own)
+    valid = valid_metrics(tuple(kinds.items()), modalities, splits, own)
     plain, target = split_target(metric)
     # The targets of a regression are in the data: launch/dataset_checks.py checks the name.
     parts = plain.partition("@")[0].split("/")
@@ -368,16 +367,6 @@ def check_metric(
         metric = plain
     if metric not in valid:
         raise ConfigError(f"unknown metric {metric!r}; {nearest(metric, valid)}")
-
-
-@lru_cache(maxsize=64)  # the rows of a grid have few different tasks
-def _names_of(
-    kinds: tuple[tuple[str, str], ...],
-    modalities: tuple[str, ...],
-    splits: tuple[str, ...],
-    own: tuple[str, ...],
-) -> frozenset[str]:
-    return frozenset(metric_names(dict(kinds), modalities, splits, own))
 
 
 def accumulation_steps(config: TrainConfig, world_size: int) -> tuple[int, int]:
