@@ -160,7 +160,7 @@ def main(
     _check_places(options)
     prefetch = _start_prefetch(options)
     known_data = _check_data(options, rows)
-    chosen = [row for row in rows if row.name in options.variants]
+    chosen = _chosen(options, rows)
     plan = _plan_and_submit(options, chosen, known_data, prefetch, yes)
     if wait and options.on_slurm:
         _wait(plan)
@@ -191,12 +191,17 @@ def _start_prefetch(options: Options) -> Thread:
     return thread
 
 
+def _chosen(options: Options, rows: list[GridRow]) -> list[GridRow]:
+    names = set(options.variants)
+    return [row for row in rows if row.name in names]
+
+
 def _check_data(options: Options, rows: list[GridRow]) -> dict[str, str]:
     """Check weights of the chosen rows and data of all rows. Return data set -> fingerprint.
 
     It may pack the default data set, so it is the last of the checks.
     """
-    chosen = [row for row in rows if row.name in options.variants]
+    chosen = _chosen(options, rows)
     check_folders(chosen)
     models = (row.config.model for row in chosen)
     # Lines of `setup` may give the jobs another hub cache.

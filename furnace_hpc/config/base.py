@@ -6,8 +6,9 @@ A field marked `identity: unless epochs` is not part of run ids if the field `ep
 """
 
 import hashlib
+from copy import copy, deepcopy
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -114,6 +115,14 @@ class Config(BaseModel):
     # JSON has no infinity
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A copy. Pydantic makes one of a default for each config, so this is fast."""
+        copied = copy(self)
+        for name, value in vars(self).items():
+            if value.__class__ not in _UNCHANGEABLE:
+                vars(copied)[name] = deepcopy(value, memo)
+        return copied
+
     @field_validator("*", mode="before")
     @classmethod
     def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
@@ -135,6 +144,7 @@ class Config(BaseModel):
 
 
 _NOT_NUMBERS = frozenset({bool, str})
+_UNCHANGEABLE = frozenset({bool, int, float, str, type(None)})
 
 
 @cache

@@ -23,22 +23,30 @@ def identity_hash(config: BaseModel, data_fingerprint: str) -> str:
 
 def identity_sha256(config: BaseModel, data_fingerprint: str) -> str:
     """All digits of the hash of which `identity_hash` has the first 8."""
-    content = json.dumps([_hashed(config), data_fingerprint], sort_keys=True, separators=(",", ":"))
+    content = _json([_hashed(config), data_fingerprint])
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def seeded_hashes(configs: Sequence[BaseModel], data_fingerprints: Sequence[str]) -> list[str]:
     """`identity_hash` of many configs.
 
-    Neighbours that differ only in the seed are written as JSON once. This saves most of the time.
+    Neighbours that differ only in the seed are written as JSON once. A section that neighbours
+    share is read once. This saves most of the time.
     """
     hashes, before, data = list[str](), None, ""
     start = end = ""
+    newest: dict[type, tuple[BaseModel, dict[str, Any]]] = {}  # class -> section and its content
+
+    def of_section(section: BaseModel) -> dict[str, Any]:
+        same = newest.get(type(section))
+        if same is None or same[0] is not section:
+            same = newest[type(section)] = section, _hashed(section)
+        return same[1]
+
     for config, fingerprint in zip(configs, data_fingerprints, strict=True):
         if before is None or data != fingerprint or not _differ_in_seed_alone(config, before):
-            content = [_hashed(config) | {"seed": _SEED}, fingerprint]
-            text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-            start, end = text.split(json.dumps(_SEED))
+            text = _json([_hashed(config, of_section) | {"seed": _SEED}, fingerprint])
+            start, end = text.split(_json(_SEED))
         before, data = config, fingerprint
         text = f"{start}{json.dumps(vars(config)['seed'])}{end}"
         hashes.append(hashlib.sha256(text.encode()).hexdigest()[:8])
@@ -47,6 +55,7 @@ def seeded_hashes(configs: Sequence[BaseModel], data_fingerprints: Sequence[str]
 
 _PLAIN = frozenset({bool, int, float, str, type(None)})
 _SEED = "\0seed"  # no text of a config contains a zero byte
+_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def _differ_in_seed_alone(one: BaseModel, other: BaseModel) -> bool:
@@ -63,14 +72,24 @@ def identity(model: BaseModel) -> dict[str, Any]:
     return {name: _plain(values[name], identity) for name in _deciding_fields(model)}
 
 
-def _hashed(model: BaseModel) -> dict[str, Any]:
-    """Like `identity`, without the fields that were added later and have their default."""
-    values, later = vars(model), _added_later(type(model))
-    return {
-        name: _plain(values[name], _hashed)
-        for name in _deciding_fields(model)
-        if name not in later or values[name] != later[name]
-    }
+def _hashed(
+    model: BaseModel, of_section: Callable[[BaseModel], Any] | None = None
+) -> dict[str, Any]:
+    """Like `identity`, without the fields that were added later and have their default.
+
+    Args:
+        model: a config or a section.
+        of_section: what stands for a section of `model`. None: its fields, in the same way.
+    """
+    values, later, found = vars(model), _added_later(type(model)), dict[str, Any]()
+    for name in _deciding_fields(model):
+        value = values[name]
+        if name in later and (value is later[name] or value == later[name]):
+            continue
+        if value.__class__ not in _PLAIN:
+            value = _plain(value, of_section or _hashed)
+        found[name] = value
+    return found
 
 
 def _deciding_fields(model: BaseModel) -> tuple[str, ...]:
@@ -124,7 +143,7 @@ def _mark(extra: Any) -> Any:
     return None
 
 
-def _plain(value: Any, of_model: Callable[[BaseModel], dict[str, Any]]) -> Any:
+def _plain(value: Any, of_model: Callable[[BaseModel], Any]) -> Any:
     if value.__class__ in _PLAIN:  # most values; the other checks are slower
         return value
     if isinstance(value, BaseModel):

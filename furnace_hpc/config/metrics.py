@@ -11,6 +11,7 @@ The last two are measured at the end of a run.
 import itertools
 import re
 from collections.abc import Container
+from functools import lru_cache
 from typing import Literal, TypeVar
 
 from furnace_hpc.config.errors import ConfigError
@@ -214,3 +215,14 @@ def metric_names(
         pairs = ["+".join(part) for part in parts if len(part) == 2]
         names += [f"test/consistency/{name}@{pair}" for name in CONSISTENCY for pair in pairs]
     return names
+
+
+@lru_cache(maxsize=64)  # the rows of a grid have few different tasks
+def valid_metrics(
+    kinds: tuple[tuple[str, str], ...],
+    modalities: tuple[str, ...],
+    splits: tuple[str, ...],
+    own: tuple[str, ...],
+) -> frozenset[str]:
+    """`metric_names` as a set. `kinds` has (task, kind) of each task."""
+    return frozenset(metric_names(dict(kinds), modalities, splits, own))

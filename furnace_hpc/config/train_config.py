@@ -29,8 +29,8 @@ from furnace_hpc.config.metrics import (
     checked_direction,
     is_one_of,
     metric_direction,
-    metric_names,
     split_target,
+    valid_metrics,
 )
 from furnace_hpc.config.parsing.run_names import TRIAL
 from furnace_hpc.config.sections.augment import AugmentConfig, check_cached_features
@@ -358,10 +358,10 @@ def check_metric(
     Without modalities, metrics that are measured at the end of a run are unknown. `own` has the
     names of the user's own metrics.
     """
-    valid = metric_names({task.name: task.kind for task in tasks}, modalities, splits, own)
+    kinds = {task.name: task.kind for task in tasks}
+    valid = valid_metrics(tuple(kinds.items()), modalities, splits, own)
     plain, target = split_target(metric)
     # The targets of a regression are in the data: launch/dataset_checks.py checks the name.
-    kinds = {task.name: task.kind for task in tasks}
     parts = plain.partition("@")[0].split("/")
     if target and parts[-1] in OF_TARGETS and kinds.get("/".join(parts[1:-1])) == "regression":
         metric = plain

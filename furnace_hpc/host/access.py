@@ -134,16 +134,14 @@ def _faults_of(
     groups = [os.getegid()] + os.getgroups()
     in_group = facts.st_gid in groups
     is_trusted_group = in_group and os.environ.get(GROUP_ACCESS) == "1"
-    advice = []
-    if in_group and not is_trusted_group:
-        advice = [f"trust all of group {_group(facts.st_gid)} (group: true in the cluster profile)"]
+    could_trust = in_group and not is_trusted_group
     is_link, is_folder = stat.S_ISLNK(facts.st_mode), stat.S_ISDIR(facts.st_mode)
     is_above = bool(top) and not _is_in(entry, top)
     replaced = path if is_above else ""
     may_be_root = is_folder or is_link or trust_root
     is_own = facts.st_uid == os.getuid() or (may_be_root and facts.st_uid in _roots())
     if not is_own and not is_trusted_group:
-        yield _owned_fault(entry, facts, path, advice)
+        yield _owned_fault(entry, facts, path, _trust(facts.st_gid, could_trust))
     elif is_link or (is_folder and facts.st_mode & stat.S_ISVTX and (is_above or entry == top)):
         return  # links cannot be written; only the owners of its entries can replace them
     elif facts.st_mode & stat.S_IWOTH:
@@ -151,10 +149,18 @@ def _faults_of(
     elif not facts.st_mode & stat.S_IWGRP:
         return
     elif not is_trusted_group and not _is_own_group(facts.st_gid):
+        advice = _trust(facts.st_gid, could_trust)
         yield _written_fault(entry, facts, replaced, "its group", advice)
     elif lets_strangers_write(_read_list(entry, ACCESS_LIST), groups):
         problem = f"{entry} may be written by users or groups of its access list that are not yours"
         yield Fault(entry, problem, f"Remove the list: setfacl -b {shlex.quote(entry)}")
+
+
+def _trust(gid: int, could_trust: bool) -> List[str]:
+    """The advice to trust a group. It asks for the group's name, which takes a while."""
+    if not could_trust:
+        return []
+    return [f"trust all of group {_group(gid)} (group: true in the cluster profile)"]
 
 
 def _owned_fault(entry: str, facts: os.stat_result, path: str, advice: List[str]) -> Fault:

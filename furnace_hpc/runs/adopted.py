@@ -51,10 +51,13 @@ class RunMatcher:
             code_hash: hash of the code as it is now.
             any_code: whether runs of other code count too.
         """
+        candidates = self._folders_by_hash.get(run_id.removeprefix(f"{spec.variant}-"), ())
+        if not candidates:
+            return RunMatches(None, None)
         own_path = self._grid.path / run_id
         done: list[tuple[bool, Path]] = []
         unfinished: list[Path] = []
-        for path in self._folders_by_hash.get(run_id.removeprefix(f"{spec.variant}-"), ()):
+        for path in candidates:
             if path == own_path or not self._is_same(spec, path):
                 continue
             try:

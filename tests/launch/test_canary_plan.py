@@ -12,6 +12,7 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.follow_up import plan_next_stage, remaining_rows
+from furnace_hpc.launch.measured import history
 from furnace_hpc.launch.measured.kinds import Kind, cost_key
 from furnace_hpc.launch.planning.plan import Action, Plan, Scope
 from furnace_hpc.launch.submission import read_scope, write_submission
@@ -55,6 +56,18 @@ def limits(plan: Plan) -> dict[str, int]:
     return {
         f"{run.spec.variant}-{run.spec.config.seed}": run.shape.timeout_min for run in plan.to_do
     }
+
+
+def test_kinds_are_found_only_if_a_run_was_measured(tmp_path, monkeypatch):
+    """A plan of new runs needs no kinds, and has no forecast."""
+    asked, found = study(seeds=[0]), []
+    kinds_of = history.kinds_of
+    monkeypatch.setattr(history, "kinds_of", lambda *what: found.append(what) or kinds_of(*what))
+    plan = planned(tmp_path, asked, profile=SLURM)
+    assert (plan.forecast, plan.notes, found) == (None, (), [])
+    begin(of(asked)["base-0"], GridFolder(tmp_path / "study"))
+    planned(tmp_path, asked, profile=SLURM)
+    assert len(found) == 1
 
 
 def test_what_decides_the_cost():

@@ -10,6 +10,7 @@ from own_code_study import NETWORK, PACKAGE, write_grid, write_package
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid, read_grid
+from furnace_hpc.config.own_code import static_check
 
 BUILT_IN = {"model.fusion": "concat"}
 
@@ -159,6 +160,23 @@ def test_code_that_others_can_write_is_refused(tmp_path):
     text = problem(tmp_path, NETWORK)
     assert "other users could change it" in text
     assert f"chmod -R go-w {package}" in text
+
+
+def test_a_file_is_checked_once_for_all_rows(tmp_path, monkeypatch):
+    """The source is read for the first row. The values of each row are compared with it."""
+    found = []
+    find = static_check.find
+    monkeypatch.setattr(static_check, "find", lambda *what: found.append(what) or find(*what))
+    write_package(tmp_path)
+    rows = {f"r{n}": NETWORK | {"model.network_args": {"hidden": 8 + n}} for n in range(20)}
+    grid = read_grid(write_grid(tmp_path, rows))
+    assert len(expand_rows(grid)) == 20
+    assert len(found) == 1
+    expand_rows(read_grid(write_grid(tmp_path, rows)))
+    assert len(found) == 2  # another grid may have other files
+    rows["last"] = NETWORK | {"model.network_args": {"hidden": "wide"}}
+    with pytest.raises(ConfigError, match=r"row 'last': .* got 'wide', wanted int"):
+        expand_rows(read_grid(write_grid(tmp_path, rows)))
 
 
 def test_a_dry_run_of_many_rows_loads_no_torch(tmp_path, small_root):

@@ -21,7 +21,7 @@ from furnace_hpc.config.grids.overrides import apply_overrides
 from furnace_hpc.config.grids.own_code import with_own_code
 from furnace_hpc.config.grids.row import GridRow, runs_on
 from furnace_hpc.config.grids.tune import check_row
-from furnace_hpc.config.identity import identity_hash
+from furnace_hpc.config.identity import seeded_hashes
 from furnace_hpc.config.metrics import is_one_of
 from furnace_hpc.config.parsing.lookup import find_file, read_json
 from furnace_hpc.config.parsing.source_text import Entry, SourceText
@@ -285,12 +285,13 @@ def _check_rows(grid: Grid, rows: list[GridRow]) -> None:
     _check_tuned(grid, rows)
     check_sources(grid, rows)
     first: dict[str, str] = {}  # identity -> row
-    for row in rows:
+    sources = [" ".join(source_rows(row)) for row in rows]
+    identities = seeded_hashes([row.config for row in rows], sources)
+    for row, key in zip(rows, identities, strict=True):
         try:
             _check_metrics(grid, row.config)
         except ConfigError as error:
             raise ConfigError(f"grid {grid.name!r}, row {row.name!r}: {error}") from None
-        key = identity_hash(row.config, " ".join(source_rows(row)))
         same = first.setdefault(key, row.name)
         if same != row.name:
             raise ConfigError(

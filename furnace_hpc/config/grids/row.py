@@ -27,7 +27,9 @@ def runs_on(
     grid: Grid, row: GridRow, pack: str, seeds: Sequence[int], fingerprint: str
 ) -> list[RunSpec]:
     """The runs of a row on one pack, seed by seed."""
-    of_pack: dict[str, Any] = {"data": row.config.data.model_copy(update={"name": pack})}
+    of_pack: dict[str, Any] = {}
+    if pack != row.config.data.name:
+        of_pack["data"] = row.config.data.model_copy(update={"name": pack})
     if len(row.packs) > 1:
         of_pack["pack_seed"] = pack_seed(pack)
     return [

@@ -26,6 +26,8 @@ def check_settings(
     Raises:
         ConfigError: a setting shares a key with a sweep or a row.
     """
+    if not settings:
+        return
     setting_of = {leaf: key for key, value in settings.items() for leaf in flatten({key: value})}
     # a setting of `loss.alpha` also meets a row that sets `loss`
     setting_below = {part: key for leaf, key in setting_of.items() for part in _and_parents(leaf)}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.own_code.references import SECTIONS_OF_PATHS
@@ -32,6 +33,11 @@ class OwnCode:
     def files(self) -> Mapping[str, Path]:
         """Name -> file."""
         return dict(self.entries)
+
+    @cached_property
+    def checked(self) -> dict[Any, Any]:
+        """What `static_check` has found in these files, so that it reads them once for all rows."""
+        return {}
 
     @property
     def packages(self) -> list[str]:

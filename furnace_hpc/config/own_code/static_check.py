@@ -56,11 +56,25 @@ class Parameter:
 
 def check_reference(code: OwnCode, reference: Reference) -> None:
     """Raise ConfigError unless a reference and the values for its parameters fit the source."""
+    place = (reference.kind, reference.key, reference.path)
+    if place not in code.checked:
+        code.checked[place] = _signature(code, reference)
+    if signature := code.checked[place]:
+        found, valid = signature
+        _check_arguments(found, valid, reference)
+
+
+def _signature(code: OwnCode, reference: Reference) -> tuple[Found, dict[str, Parameter]] | None:
+    """A reference's definition and parameters. None if the source does not show them all."""
     found = find(code, reference)
     if found is None:
-        return
+        return None
     _check_kind(found, reference)
-    _check_arguments(code, found, reference)
+    num_given = {"loss": 1, "metric": 2}.get(reference.kind, 1)
+    parameters = parameters_of(code, found, num_given)
+    if parameters is None:
+        return None
+    return found, {parameter.name: parameter for parameter in parameters}
 
 
 def find(code: OwnCode, reference: Reference) -> Found | None:
@@ -130,12 +144,7 @@ def _check_kind(found: Found, reference: Reference) -> None:
     )
 
 
-def _check_arguments(code: OwnCode, found: Found, reference: Reference) -> None:
-    num_given = {"loss": 1, "metric": 2}.get(reference.kind, 1)
-    parameters = parameters_of(code, found, num_given)
-    if parameters is None:
-        return
-    valid = {parameter.name: parameter for parameter in parameters}
+def _check_arguments(found: Found, valid: Mapping[str, Parameter], reference: Reference) -> None:
     for name, value in reference.arguments.items():
         if name not in valid:
             raise ConfigError(

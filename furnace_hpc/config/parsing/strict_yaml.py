@@ -7,6 +7,7 @@ a number.
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import yaml
@@ -181,7 +182,12 @@ def _tag_of(key: Any) -> str:
     """The tag of a key, in YAML 1.1 if this reader takes it for text."""
     if key.style or key.tag != f"{_TAG}str":
         return str(key.tag)
-    return str(_YAML_1_1.resolve(yaml.ScalarNode, key.value, (True, False)))
+    return _tag_in_1_1(key.value)
+
+
+@lru_cache(maxsize=4096)  # most keys are repeated in each row
+def _tag_in_1_1(text: str) -> str:
+    return str(_YAML_1_1.resolve(yaml.ScalarNode, text, (True, False)))
 
 
 def _other_key(text: str) -> str:

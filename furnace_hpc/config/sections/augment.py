@@ -29,7 +29,7 @@ class ImageAugmentation(Config):
     @property
     def is_on(self) -> bool:
         """Whether images are changed."""
-        return self != ImageAugmentation()
+        return bool(self.crop < 1 or self.flip or self.colour)
 
 
 class AudioAugmentation(Config):
@@ -84,7 +84,7 @@ class TextAugmentation(Config):
     @property
     def is_on(self) -> bool:
         """Whether texts are changed."""
-        return self != TextAugmentation()
+        return self.token_dropout > 0
 
 
 class AugmentConfig(Config):

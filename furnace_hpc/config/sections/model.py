@@ -31,6 +31,9 @@ Fusion = Annotated[
 ]
 
 
+_DEFAULT_ENCODER = EncoderConfig()
+
+
 class ModelConfig(Config):
     """The fusion network."""
 
@@ -225,4 +228,4 @@ class ModelConfig(Config):
 
     def encoder(self, modality: str) -> EncoderConfig:
         """How the encoder of a modality is trained."""
-        return getattr(self, modality, None) or EncoderConfig()
+        return getattr(self, modality, None) or _DEFAULT_ENCODER

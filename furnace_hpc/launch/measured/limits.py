@@ -54,6 +54,8 @@ def measured_plan(plan: Plan, choices: Choices) -> Plan:
         choices: whether canaries are wanted, and the longest limit of a partition.
     """
     is_auto = any(run.spec.resources.timeout_min == AUTO for run in plan.to_do)
+    if not (is_auto or choices.canary or any(run.history.attempts for run in plan.runs)):
+        return plan  # nothing was measured
     history = History(plan, with_earlier=is_auto or choices.canary)
     notes = list(_failed(plan, history, choices))
     if choices.canary:

@@ -49,14 +49,16 @@ def fingerprints(
             row are not draws of one data set.
     """
     manifests: dict[str, Manifest | None] = {}
+    folders = {name: data_root / name for row in rows for name in row.packs}
     for row in rows:
         for name in row.packs:
+            folder = folders[name]
             if name not in manifests:
-                manifests[name] = _manifest(name, data_root / name, dry_run)
+                manifests[name] = _manifest(name, folder, dry_run)
             if manifest := manifests[name]:
-                _check_row(row.name, row.config, manifest, data_root / name)
+                _check_row(row.name, row.config, manifest, folder)
                 for metric in (row.config.selection_metric, *metrics):
-                    _check_target(metric, manifest, data_root / name)
+                    _check_target(metric, manifest, folder)
     for packs in dict.fromkeys(row.packs for row in rows):
         _check_draws({name: manifest for name in packs if (manifest := manifests[name])})
     return {name: _fingerprint(manifest) for name, manifest in manifests.items()}
