@@ -41,7 +41,7 @@ from furnace_hpc.launch.submission import read_scope, withdraw, write_submission
 from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission, job_name, submissions
-from furnace_hpc.slurm import client, die_with_parent
+from furnace_hpc.slurm import client, die_with_parent, test_only
 from furnace_hpc.slurm.environment import environment_of_jobs
 from furnace_hpc.slurm.parsing import parse_count, submitted_id
 from furnace_hpc.slurm.sbatch_errors import hint, is_away, is_doubtful, short
@@ -155,7 +155,7 @@ def batch_text(plan: Plan, array: Array, submission: Path) -> str:
 def try_plan(plan: Plan) -> dict[Shape, client.CommandResult]:
     """Return the result of `sbatch --test-only` for each shape of a plan."""
     place = plan.folder.submissions.resolve() / "0"
-    return try_shapes(plan.shapes, lambda array: client.test_only(batch_text(plan, array, place)))
+    return try_shapes(plan.shapes, lambda array: test_only.ask(batch_text(plan, array, place)))
 
 
 def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:

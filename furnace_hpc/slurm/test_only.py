@@ -1,6 +1,7 @@
 """Read the answer of `sbatch --test-only`: whether Slurm takes a job, and when it would start."""
 
 import re
+import time
 from typing import NamedTuple
 
 from furnace_hpc.slurm import client
@@ -21,6 +22,18 @@ _TEMPORARY = re.compile(
 _PARTITION = "partition configuration not available"
 # Slurm says this of jobs that no node can take, and if too few nodes are up.
 _NODES = "node configuration is not available"
+
+
+_REGISTERED_S = 5.0  # after a start of the controller, nodes are unknown to it for a moment
+
+
+def ask(script: str) -> CommandResult:
+    """Run `sbatch --test-only` with a batch script. If no node can take the job, ask once more."""
+    answer = client.test_only(script)
+    if answer.ok or _NODES not in answer.error:
+        return answer
+    time.sleep(_REGISTERED_S)
+    return client.test_only(script)
 
 
 class Estimate(NamedTuple):

@@ -127,7 +127,7 @@ def test_a_reservation_and_the_place_in_the_queue(quiet: Cluster, tmp_path: Path
         wait_until(lambda: show(second, job)["Reason"] != "None", 30, "a reason")
         shown = second.furnace("status", "--grid", "second", "--queue").stdout
         # Slurm gives a new follow-up job its reason, by which it is left out, some seconds later.
-    assert re.search("place 1 of [12] in the queue of a100", shown), shown
+        assert re.search("place 1 of [12] in the queue of a100", shown), shown
         assert " waits (Re" in shown or " waits (Priority" in shown, shown
         (study.folder / "release").touch()
     finally:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from furnace_hpc.slurm import client
+from furnace_hpc.slurm import client, test_only
 from furnace_hpc.slurm.client import CommandResult
 from furnace_hpc.slurm.test_only import Estimate, read_estimate, refusal
 
@@ -134,3 +134,14 @@ def test_options_of_sbatch(tmp_path, monkeypatch):
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert client.sbatch_options.__wrapped__() == {"hold", "exclusive", "site-flag"}
+
+
+def test_nodes_that_register_are_asked_for_again(monkeypatch):
+    """The controller has just started, and no node has registered yet."""
+    answers = [CommandResult(False, "", FAILED + REFUSED[0]), CommandResult(True, "", STARTS)]
+    monkeypatch.setattr(client, "test_only", lambda script: answers.pop(0))
+    monkeypatch.setattr(test_only, "_REGISTERED_S", 0.0)
+    assert test_only.ask("#!/bin/sh").ok
+    answers = [CommandResult(False, "", "Invalid account")]
+    assert not test_only.ask("#!/bin/sh").ok
+    assert answers == []
