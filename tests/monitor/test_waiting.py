@@ -55,7 +55,7 @@ def test_status_says_why_a_run_waits(folder, monkeypatch):
         "starts": "by itself",
         "expected_start": START,
     }
-    assert "waits (PartitionConfig: it asks for what no node" in found[RUNS[1]].status.reason
+    assert "waits (PartitionConfig: no node of the partition has" in found[RUNS[1]].status.reason
     assert found[RUNS[1]].waiting.starts == "never"
     assert [found[run].waiting.needs_action for run in RUNS[:4]] == [False, True, True, False]
     assert summary(lines, known).endswith(
