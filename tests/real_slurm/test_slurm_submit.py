@@ -91,16 +91,21 @@ def test_an_sbatch_that_hangs_dies_with_submit(study: Study):
         wait_until(asked.exists, 30, "sbatch")
         process.send_signal(number)
         process.communicate(timeout=30)
-        wait_until(
-            lambda: not psutil.pid_exists(int(asked.read_text())),
-            10,
-            f"the end of sbatch after {number.name}",
-        )
+        sbatch = int(asked.read_text())
+        wait_until(lambda: has_ended(sbatch), 10, f"the end of sbatch after {number.name}")
         one.submitted()
         assert one.elements() == ONCE, number.name
 
     with ThreadPoolExecutor() as side_by_side:
         list(side_by_side.map(end_and_finish, (signal.SIGKILL, signal.SIGINT)))
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended. Its exit code may be uncollected."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def begun(study: Study, path: str) -> "subprocess.Popen[str]":
