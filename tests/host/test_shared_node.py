@@ -360,3 +360,14 @@ def test_rows_come_from_the_journal_or_the_command(tmp_path):
     assert rows_of_call(str(tmp_path), "furnace-a-1") == [4, 5, 9]
     assert rows_of_call(str(tmp_path), "furnace-a-2") == []
     assert rows_of_call(str(tmp_path), "0-2,7") == [0, 1, 2, 7]
+
+
+def test_an_end_that_cannot_be_read_ends_no_runner(tmp_path, capsys, monkeypatch):
+    """A shared disk may fail for a while. The run then waits for the requeue."""
+
+    def fails(run_dir, number):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(lifecycle, "read_attempt", fails)
+    assert runner_file._reason_of_end(str(tmp_path), 3) == ""
+    assert "the end of attempt 3 of" in capsys.readouterr().out

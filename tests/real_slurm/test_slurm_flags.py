@@ -1,7 +1,6 @@
 """Flags of sbatch, tests of shapes and reasons of waiting on a real Slurm."""
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -23,9 +22,9 @@ def show(study: Study, job: str) -> dict[str, str]:
     return found
 
 
-def ids(study: Study) -> dict[str, str]:
+def ids(study: Study, grid: str = "study") -> dict[str, str]:
     """Kind of the job (array, follow-up) -> id."""
-    [journal] = study.folder.glob("submissions/*/journal.jsonl")
+    [journal] = (study.place / "runs" / grid).glob("submissions/*/journal.jsonl")
     events = [json.loads(line) for line in journal.read_text().splitlines()]
     kinds = {event["name"]: event["kind"] for event in events if event["event"] == "intent"}
     return {
@@ -123,23 +122,18 @@ def test_a_reservation_and_the_place_in_the_queue(quiet: Cluster, tmp_path: Path
         second = Study(quiet, tmp_path / "second", seeds=1)
         second.write(more, name="second")
         second.submitted()
-        job = ids_of(second, "second")
+        job = ids(second, "second")["array"]
         wait_until(lambda: show(second, job)["Reason"] != "None", 30, "a reason")
-        shown = second.furnace("status", "--grid", "second", "--queue").stdout
         # Slurm gives a new follow-up job its reason, by which it is left out, some seconds later.
-        assert re.search("place 1 of [12] in the queue of a100", shown), shown
+        follow_up = ids(second, "second")["follow-up"]
+        wait_until(lambda: show(second, follow_up)["Reason"] == "Dependency", 60, "its reason")
+        shown = second.furnace("status", "--grid", "second", "--queue").stdout
+        assert "place 1 of 1 in the queue of a100" in shown, shown
         assert " waits (Re" in shown or " waits (Priority" in shown, shown
         (study.folder / "release").touch()
     finally:
         quiet.quieten()
         quiet.run("scontrol", "delete", "ReservationName=week")
-
-
-def ids_of(study: Study, grid: str) -> str:
-    """The id of the array of a study with another name."""
-    [journal] = (study.place / "runs" / grid).glob("submissions/*/journal.jsonl")
-    events = [json.loads(line) for line in journal.read_text().splitlines()]
-    return next(event["job_id"] for event in events if event["event"] == "submitted")
 
 
 def test_doctor_suggests_the_soonest_start(quiet: Cluster, tmp_path: Path):

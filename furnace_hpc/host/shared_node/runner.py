@@ -255,7 +255,7 @@ class Runner:
     def _start_again(self, step: Step) -> None:
         """Start the run again here if its reason allows it. Else it waits for the requeue."""
         row = step.row
-        reason = lifecycle.read_attempt(row["run_dir"], step.attempt).get("reason")
+        reason = _reason_of_end(row["run_dir"], step.attempt)
         count = self._retries.get(row["row"], 0)
         if reason in RETRIED_HERE and count < MAX_RETRIES_HERE and not self._is_closed:
             self._retries[row["row"]] = count + 1
@@ -267,6 +267,15 @@ class Runner:
             self._is_stopping = True
             # Slurm has signalled all steps that it had started by then.
             self._stop_from_unix_s = time.time() - EARLY_S
+
+
+def _reason_of_end(run_dir: str, attempt: int) -> str:
+    """The recorded reason. Empty if it cannot be read: then the run waits for the requeue."""
+    try:
+        return str(lifecycle.read_attempt(run_dir, attempt).get("reason", ""))
+    except OSError as error:
+        _say(f"the end of attempt {attempt} of {run_dir} cannot be read: {error}")
+        return ""
 
 
 def _start_unix_s() -> float:
