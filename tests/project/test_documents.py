@@ -295,10 +295,11 @@ def without_slurm(place: Path) -> dict[str, str]:
 
 
 def test_readme_names_the_test_command():
-    """CI runs it: `make test-all` begins with `make test`."""
+    """CI runs it, then the slow tests, as `make test-all` does."""
     assert "`make test`" in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "make test-all" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert "\ntest-all: test " in (ROOT / "Makefile").read_text(encoding="utf-8")
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert re.findall(r"^tests (\S+)", ci, re.MULTILINE) == ["test", "test-slow"]
+    assert "\ntest-all: test test-slow\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_readme_in_chinese_has_the_same_table():

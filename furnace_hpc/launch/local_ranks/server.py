@@ -26,6 +26,7 @@ from furnace_hpc.slurm.die_with_parent import die_with
 
 MAX_MESSAGE = 65536
 ADOPTION_S = 10.0  # at most, until the queue is a controller's parent
+ENDING_S = 2.0  # at most, until a thread that was told to end has left the process
 ARG_START, ARG_END = 45, 46  # fields of /proc/self/stat after the program's name
 
 Request = dict[str, Any]
@@ -45,13 +46,14 @@ def main(queue: int) -> None:
 
     preload()
     faulthandler.cancel_dump_traceback_later()
+    _wait_for_one_thread()  # the one of faulthandler may still end
     while message := connection.recv(MAX_MESSAGE):
         _serve(connection, json.loads(message), queue)
 
 
 def _serve(connection: socket.socket, request: Request, queue: int) -> None:
     """Fork a controller for one run, through a process that ends at once."""
-    if (threads := sum(1 for _ in Path("/proc/self/task").iterdir())) > 1:
+    if (threads := _count_threads()) > 1:
         # a fork has only one of them, and locks of the others would stay closed in it
         return _answer(connection, request, problem=f"the rank server has {threads} threads")
     try:
@@ -68,6 +70,17 @@ def _serve(connection: socket.socket, request: Request, queue: int) -> None:
         _answer(connection, request, problem=f"fork: {error.strerror}")
     finally:
         os._exit(0)
+
+
+def _count_threads() -> int:
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
+
+
+def _wait_for_one_thread() -> None:
+    """Wait a short time for threads that are about to end. Others are reported by `_serve`."""
+    deadline_s = time.monotonic() + ENDING_S
+    while _count_threads() > 1 and time.monotonic() < deadline_s:
+        time.sleep(0.001)
 
 
 def _control(connection: socket.socket, request: Request, queue: int) -> NoReturn:
