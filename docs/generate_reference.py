@@ -16,7 +16,7 @@ import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from furnace_hpc.cli import COMMANDS
+from furnace_hpc.cli import COMMANDS, module_of
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.deepspeed_file import DeepSpeedFile
 from furnace_hpc.config.grids.grid import Grid
@@ -179,7 +179,7 @@ def commands_page() -> str:
     """Every command with its options."""
     parts = ["# Commands\n", NOTE, COMMANDS_INTRODUCTION]
     for name, summary in COMMANDS.items():
-        function = importlib.import_module(f"furnace_hpc.{name}").main
+        function = importlib.import_module(module_of(name)).main
         parts += [f"## furnace {name}\n", f"{summary[0].upper()}{summary[1:]}.\n"]
         if isinstance(function, typer.Typer):
             for command in function.registered_commands:

@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 runs failed or are missing, or the cluster does not answer
 """
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -98,9 +99,15 @@ _COMPLETE = "_FURNACE_COMPLETE"  # the environment variable of the shell's compl
 _COMPLETION_OPTIONS = {"--install-completion", "--show-completion"}
 
 
+def module_of(name: str) -> str:
+    """Return the module of a command: `furnace_hpc.NAME`, or one in `furnace_hpc.commands`."""
+    module = f"furnace_hpc.{name}"
+    return module if importlib.util.find_spec(module) else f"furnace_hpc.commands.{name}"
+
+
 def _load(name: str) -> Callable[..., Any]:
     """Import one command. Others are not imported, so that `furnace` starts fast."""
-    command: Callable[..., Any] = importlib.import_module(f"furnace_hpc.{name}").main
+    command: Callable[..., Any] = importlib.import_module(module_of(name)).main
     return command
 
 

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import typer
 import yaml
 from documents import DOCUMENTS, PROGRAMS, ROOT, Printed, blocks, commands, options
 
-from furnace_hpc.cli import COMMANDS
+from furnace_hpc.cli import COMMANDS, module_of
 from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import Grid, load_grid, with_settings
 from furnace_hpc.config.parsing.lookup import read_yaml
@@ -128,7 +129,7 @@ def ids(command: Printed) -> str:
 
 def parser(name: str):
     """The click command of `furnace NAME`, made like in furnace_hpc/cli.py."""
-    main = __import__(f"furnace_hpc.{name}", fromlist=["main"]).main
+    main = import_module(module_of(name)).main
     if isinstance(main, typer.Typer):
         return typer.main.get_command(main)
     app = typer.Typer(add_completion=False)
@@ -361,7 +362,7 @@ def forked(place: Path, line: str) -> subprocess.CompletedProcess[str]:
     program, name, *words = shlex.split(line, comments=True)
     assert program == "furnace"
     assert not set("*$|&;<>") & set(line), line
-    command = [sys.executable, "-m", f"furnace_hpc.{name}", *words]
+    command = [sys.executable, "-m", module_of(name), *words]
     return forked_commands.run(command, cwd=place, env=without_slurm(place), timeout=600)
 
 

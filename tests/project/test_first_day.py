@@ -17,7 +17,7 @@ import tables_study
 from login_study import begin, command, end, finish, pack, specs, write_grid
 from status_study import submit
 
-from furnace_hpc.cli import COMMANDS
+from furnace_hpc.cli import COMMANDS, module_of
 from furnace_hpc.config.base import ColumnName
 from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.config.train_config import run_ids
@@ -176,7 +176,7 @@ def test_furnace_is_called_as_the_shell_finds_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(script.parent))
     assert furnace("status") == "furnace status"
     script.unlink()
-    assert furnace("status") == f"{sys.executable} -m furnace_hpc.status"
+    assert furnace("status") == f"{sys.executable} -m furnace_hpc status"
 
 
 def test_aggregate_names_runs_with_other_settings(study):
@@ -305,7 +305,7 @@ def test_one_name_for_the_data_root(name):
     words = [
         sys.executable,
         "-m",
-        f"furnace_hpc.{module.split()[0]}",
+        module_of(module.split()[0]),
         *module.split()[1:],
         "--help",
     ]

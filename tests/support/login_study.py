@@ -12,6 +12,7 @@ import forked_commands
 import yaml
 from tables_study import result_of
 
+from furnace_hpc.cli import module_of
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.grids.expansion import expand
 from furnace_hpc.config.grids.grid import Grid
@@ -168,7 +169,7 @@ def command(module: str, folder: Path, *arguments: str) -> subprocess.CompletedP
         if name not in ("FURNACE_RUNS", "FURNACE_DATA")
     }
     return forked_commands.run(
-        [sys.executable, "-m", f"furnace_hpc.{module}", *arguments],
+        [sys.executable, "-m", module_of(module), *arguments],
         cwd=folder,
         env=kept | {"COLUMNS": "200", "PATH": "/nowhere"},
         timeout=200,

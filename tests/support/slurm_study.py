@@ -14,6 +14,8 @@ import yaml
 from login_study import GRID, pack
 from slurm_cluster import Cluster, wait_until
 
+from furnace_hpc.cli import module_of
+
 HERE = Path(__file__).parent
 LIMIT_S = 500  # of a command that waits for jobs, on a busy machine
 STAND_IN = """#!/bin/bash
@@ -74,7 +76,7 @@ class Study:
         self, command: str, *arguments: str, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         """`furnace COMMAND`, on the login node."""
-        words = [sys.executable, "-m", f"furnace_hpc.{command}", *arguments]
+        words = [sys.executable, "-m", module_of(command), *arguments]
         environment = self.cluster.environment | {"COLUMNS": "200"} | variables
         return forked_commands.run(words, cwd=self.place, env=environment, timeout=LIMIT_S)
 

@@ -20,7 +20,7 @@ def furnace(*words: str) -> str:
     elif os.access(script, os.X_OK):
         start = [_near(script)]
     else:
-        return shlex.join([_near(python), "-m", f"furnace_hpc.{words[0]}", *words[1:]])
+        return shlex.join([_near(python), "-m", "furnace_hpc", *words])
     return shlex.join([*start, *words])
 
 
