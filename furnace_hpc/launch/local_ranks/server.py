@@ -26,7 +26,7 @@ from furnace_hpc.slurm.die_with_parent import die_with
 
 MAX_MESSAGE = 65536
 ADOPTION_S = 10.0  # at most, until the queue is a controller's parent
-ENDING_S = 2.0  # at most, until a thread that was told to end has left the process
+ENDING_S = 2.0  # at most, until a thread that ends has left the process
 ARG_START, ARG_END = 45, 46  # fields of /proc/self/stat after the program's name
 
 Request = dict[str, Any]
