@@ -24,6 +24,11 @@ def are_collected() -> bool:
     return _COLLECTED.get() is not None
 
 
+def stop_collecting() -> None:
+    """Print further lines of this context."""
+    _COLLECTED.set(None)
+
+
 @contextmanager
 def collected() -> Iterator[list[str]]:
     """Collect the lines of this context in a list. Nothing is printed."""
