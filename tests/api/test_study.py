@@ -1,11 +1,13 @@
 """`furnace_hpc.load_grid` without training: plans, submissions, states, waiting and errors."""
 
 import os
+import re
 import threading
 from pathlib import Path
 
 import pytest
 import typer
+from documents import ROOT, blocks
 from login_study import begin, command, end, finish, pack, specs, tree, write_grid
 
 import furnace_hpc as furnace
@@ -253,6 +255,21 @@ def test_a_wrong_choice_is_one_error(place, options, expected):
             getattr(furnace.load_grid("study.yaml"), call)(**({"cluster": "local"} | options))
         assert expected in str(caught.value)
     assert tree(place) == before
+
+
+def test_the_page_names_what_exists(place, without_ranks):
+    """Every call and attribute in the examples of docs/python.md."""
+    study = furnace.load_grid("study.yaml")
+    known = {"furnace": furnace, "study": study, "plan": study.submit("local")}
+    finish(specs()[0], study.folder)
+    known |= {"results": study.results(), "status()": study.status()}
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    found = re.findall(r"\b(furnace|study|plan|results|status\(\))\.([a-z_]\w*)", text)
+    assert len(found) > 15
+    for name, attribute in found:
+        assert hasattr(known[name], attribute), (name, attribute)
+    for code in blocks(ROOT / "docs" / "python.md", "python"):
+        compile(code, "python.md", "exec")
 
 
 def test_the_package_lists_what_it_has():
