@@ -13,7 +13,7 @@ nothing else: every call loads what it needs.
 """
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Examples")
 HEADING = re.compile(rf"^({'|'.join(SECTIONS)}):\n", re.MULTILINE)
-ENTRY = re.compile(r"^(\S+): ", re.MULTILINE)
+ENTRY = re.compile(r"^(\w+): ", re.MULTILINE)
 
 
 def python_page(note: str) -> str:

@@ -8,9 +8,11 @@ from typing import Any
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.access import GROUP_ACCESS
-from furnace_hpc.launch.notices import collected
+from furnace_hpc.launch.grids.notices import collected
 from furnace_hpc.runs.folder import explain
+from furnace_hpc.runs.snapshot import forget_code
 from furnace_hpc.runs.submitted import set_options
+from furnace_hpc.slurm.client import forget_answers
 
 
 @contextmanager
@@ -20,12 +22,16 @@ def quiet(name: str) -> Iterator[list[str]]:
     A submission changes the process: new files are private, and a profile may trust the user's
     groups. Afterwards both are as before, because a notebook writes files of its own.
 
+    What Slurm and the code were in an earlier call is forgotten.
+
     Args:
         name: the call, for errors.
 
     Raises:
         ConfigError: the operating system refused something.
     """
+    forget_answers()
+    forget_code()
     umask, group = os.umask(0o077), os.environ.get(GROUP_ACCESS)
     os.umask(umask)
     try:

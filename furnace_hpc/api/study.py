@@ -21,7 +21,7 @@ from furnace_hpc.launch.grids.background import own_queue, start_queue
 from furnace_hpc.launch.grids.cancel_grid import cancel_grid
 from furnace_hpc.launch.grids.options import Options, read_options
 from furnace_hpc.launch.grids.submit_grid import Hooks, submit_grid
-from furnace_hpc.launch.planning.show_plan import choose_profile
+from furnace_hpc.launch.planning.show_plan import MAX_LINES, choose_profile
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.submitted import set_options
 
@@ -173,13 +173,17 @@ class Study:
             else:
                 made = GridPlan(submit_grid(options, rows, Hooks()).plan, tuple(lines))
         if wait:
-            try:
-                self.wait(progress)
-            except KeyboardInterrupt:
-                if options.runs_here and (queue := own_queue(self.folder)):
-                    queue.stop()
-                raise
+            self._wait_or_stop(options.runs_here, progress)
         return made
+
+    def _wait_or_stop(self, runs_here: bool, progress: bool) -> None:
+        """Wait. Ctrl-C stops the queue on this machine, as it does with the command."""
+        try:
+            self.wait(progress)
+        except KeyboardInterrupt:
+            if runs_here and (queue := own_queue(self.folder)):
+                queue.stop()
+            raise
 
     def _options(
         self,
@@ -298,7 +302,10 @@ class Study:
     def _repr_html_(self) -> str:
         """The rows and what they change, for a notebook."""
         grid = self.grid
-        rows = [(row.name, ", ".join(set_options(row.overrides)[1::2])) for row in self.rows]
+        shown = self.rows[:MAX_LINES]
+        rows = [(row.name, ", ".join(set_options(row.overrides)[1::2])) for row in shown]
+        more = [f"... and {len(self.rows) - MAX_LINES:,} more"] if shown != self.rows else []
         settings = [f"settings: {', '.join(self._settings)}"] if self._settings else []
         lines = [f"grid {grid.name}: {self._size()}, {grid.metric}", grid.description, *settings]
-        return html_lines(filter(None, lines)) + html_table(("row", "change to the base"), rows)
+        table = html_table(("row", "change to the base"), rows)
+        return html_lines(filter(None, lines)) + table + html_lines(more)

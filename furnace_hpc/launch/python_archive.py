@@ -20,7 +20,7 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.durable_files import replaced_file
 from furnace_hpc.host.local_python.unpack import FACTS, HERE
-from furnace_hpc.launch.notices import notify
+from furnace_hpc.launch.grids.notices import notify
 
 FOLDER = ".python"  # in the runs root
 LINK = "python.tar"  # in a submission

@@ -12,7 +12,7 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.sbatch_flags import OTHERS, OWNED
 from furnace_hpc.launch.arrays import Array
-from furnace_hpc.launch.notices import notify
+from furnace_hpc.launch.grids.notices import notify
 from furnace_hpc.launch.planning.plan import Shape
 from furnace_hpc.slurm import client
 from furnace_hpc.slurm.client import CommandResult

@@ -2,7 +2,7 @@
 
 from furnace_hpc.config.grids.trials import row_of
 from furnace_hpc.config.parsing.run_names import TRIAL
-from furnace_hpc.launch.notices import notify
+from furnace_hpc.launch.grids.notices import notify
 from furnace_hpc.launch.planning.plan import Plan
 from furnace_hpc.monitor.run_status import StatusResolver
 from furnace_hpc.runs.folder import GridFolder

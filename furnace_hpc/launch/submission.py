@@ -18,7 +18,7 @@ from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.json_lines import read_json
 from furnace_hpc.host.regular_file import read_regular_text
-from furnace_hpc.launch.notices import notify
+from furnace_hpc.launch.grids.notices import notify
 from furnace_hpc.launch.planning.plan import Action, Plan, PlannedRun, Scope
 from furnace_hpc.monitor.forecast.recorded import FORECAST, as_json
 from furnace_hpc.runs.adopted import link

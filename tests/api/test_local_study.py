@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,13 @@ print(plan.counts)
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FURNACE_RUNS", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
-    return tmp_path
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` ignores it
+    yield tmp_path
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_queue_outlives_the_python_that_started_it(place: Path, small_root: Path, capsys):

@@ -1,6 +1,7 @@
 """`furnace_hpc.load_grid` on a real Slurm: the same submission as the command, waiting, cancel."""
 
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def test_python_submits_as_the_command_does(user: Cluster, tmp_path: Path, monke
 
 
 def _interrupt_the_wait(study: furnace.Study) -> None:
-    timer = threading.Timer(1, os.kill, (os.getpid(), 2))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` ignores it
+    timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         study.wait(progress=False)

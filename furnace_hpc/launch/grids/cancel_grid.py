@@ -10,7 +10,7 @@ from furnace_hpc.config.grids.trials import row_of
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.arrays import ranges
-from furnace_hpc.launch.notices import notify
+from furnace_hpc.launch.grids.notices import notify
 from furnace_hpc.launch.submission import grid_lock, read_holder, recover_pending_submissions
 from furnace_hpc.monitor.job_cache import expire_job_cache
 from furnace_hpc.monitor.run_status import observe

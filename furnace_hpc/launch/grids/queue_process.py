@@ -14,9 +14,9 @@ from typing import BinaryIO
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.config.grids.row import GridRow
 from furnace_hpc.launch.grids.background import LOG, STOPPED, Answer
+from furnace_hpc.launch.grids.notices import collected, stop_collecting
 from furnace_hpc.launch.grids.options import Options
 from furnace_hpc.launch.grids.submit_grid import Hooks, submit_grid
-from furnace_hpc.launch.notices import collected, stop_collecting
 from furnace_hpc.launch.planning.plan import Plan
 from furnace_hpc.runs.folder import explain
 from furnace_hpc.runs.journal import Submission

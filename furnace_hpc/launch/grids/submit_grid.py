@@ -12,9 +12,9 @@ from furnace_hpc.config.parsing.lookup import find_shipped
 from furnace_hpc.config.pretrained_files import check_pretrained
 from furnace_hpc.launch.arrays import Array, ranges
 from furnace_hpc.launch.batch_script import sbatch_flags
+from furnace_hpc.launch.grids.notices import notify
 from furnace_hpc.launch.grids.options import Options
 from furnace_hpc.launch.grids.plan_grid import make_plan_of
-from furnace_hpc.launch.notices import notify
 from furnace_hpc.launch.planning.dataset_checks import fingerprints
 from furnace_hpc.launch.planning.plan import Plan
 from furnace_hpc.launch.planning.show_plan import check_shared

@@ -22,7 +22,7 @@ from furnace_hpc.config.metrics import split_target, target_key
 from furnace_hpc.config.preprocessing.fit import check_fit
 from furnace_hpc.config.train_config import RunSpec, TrainConfig, with_steps
 from furnace_hpc.host.regular_file import check_regular
-from furnace_hpc.launch.notices import are_collected, notify
+from furnace_hpc.launch.grids.notices import are_collected, notify
 
 # `submit` packs these sets itself. The numbers are the seed of the data, or the part of the pool.
 PACKS_ITSELF = re.compile(
