@@ -53,8 +53,10 @@ def _signature(name: str, function: Any) -> list[str]:
             continue
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in parts:
             parts.append("*")
-        default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
-        parts.append(f"{parameter.name}: {_type(parameter.annotation)}{default}")
+        text = f"{parameter.name}: {_type(parameter.annotation)}"
+        if parameter.default is not parameter.empty:
+            text += f" = {parameter.default!r}"
+        parts.append(text)
     result = _type(inspect.signature(function).return_annotation)
     call = f"{name}({', '.join(parts)}) -> {result}"
     if len(call) > 100:
@@ -83,8 +85,8 @@ def _section(title: str, body: str) -> list[str]:
         return ["```pycon", body, "```\n"]
     if title == "Returns":
         return [f"Returns: {' '.join(body.split())}\n"]
-    kind = "error" if title == "Raises" else "name"
-    lines = [f"| {kind} | {'raised if' if title == 'Raises' else 'meaning'} |", "|---|---|"]
+    headings = "| error | raised if |" if title == "Raises" else "| name | meaning |"
+    lines = [headings, "|---|---|"]
     names = ENTRY.split(body)[1:]
     for name, meaning in zip(names[::2], names[1::2], strict=True):
         lines.append(f"| `{name}` | {' '.join(meaning.replace('|', '&#124;').split())} |")

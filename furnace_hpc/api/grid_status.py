@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 MAX_ROWS = 100  # in a notebook
+FLOATS = ("epochs", "loss", "samples_per_s", "model_tflop_s", "mfu", "data_wait", "left_s")
+COLUMNS = ["run", "state", "attempt", "step", "steps", *FLOATS, "job_id", "reason", "last_end"]
+COLUMNS += ["log"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,10 +46,9 @@ class GridStatus:
             row = {"epochs": None} | line.as_json() | {"loss": line.loss}  # NaN stays a number
             row.pop("waiting", None)  # its words are in the reason
             rows.append(row)
-        floats = ("epochs", "loss", "samples_per_s", "model_tflop_s", "mfu", "data_wait", "left_s")
-        schema = dict.fromkeys(floats, pl.Float64) | {"job_id": pl.String}
+        schema = dict.fromkeys(FLOATS, pl.Float64) | {"job_id": pl.String}
         frame = pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None)
-        return frame.select("run", "state", "attempt", "step", "steps", "epochs", "loss", *REST)
+        return frame.select(COLUMNS)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -83,10 +85,6 @@ class GridStatus:
         if len(lines) > MAX_ROWS:
             more = [f"... and {len(lines) - MAX_ROWS:,} more: see .runs"]
         return table + html_lines([*more, self.summary, *lines_below(self.folder, lines)])
-
-
-REST = ("samples_per_s", "model_tflop_s", "mfu", "data_wait", "left_s", "job_id", "reason")
-REST += ("last_end", "log")
 
 
 def read_status(folder: GridFolder) -> GridStatus:
