@@ -19,7 +19,9 @@ from furnace_hpc.launch.grids.background import Answer
 from furnace_hpc.launch.grids.submit_grid import Hooks, submit_grid
 from furnace_hpc.launch.submission import write_submission
 from furnace_hpc.monitor import following
+from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.slurm import client
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -205,6 +207,16 @@ def test_a_call_leaves_the_process_as_it_is(place, without_ranks, monkeypatch):
         assert (place / "runs").stat().st_mode & 0o777 == 0o700
     finally:
         os.umask(before)
+
+
+def test_each_call_asks_slurm_again(place):
+    """What an earlier call found may be old: a notebook stays open for days."""
+    assert client.configuration() == {}
+    assert client.configuration.cache_info().currsize == 1
+    assert code_hash() == code_hash()
+    furnace.load_grid("study.yaml")
+    assert client.configuration.cache_info().currsize == 0
+    assert code_hash.cache_info().currsize == 0
 
 
 def test_lines_of_a_command_are_messages(place, capsys):
