@@ -1,4 +1,4 @@
-"""Write docs/reference/ from the code: config keys, commands, metrics, end reasons.
+"""Write docs/reference/ from the code: config keys, commands, metrics, end reasons, Python.
 
 python docs/generate_reference.py            write the pages
 python docs/generate_reference.py --check    exit with 1 if a page is out of date
@@ -15,6 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+from python_reference import python_page
 
 from furnace_hpc.cli import COMMANDS, module_of
 from furnace_hpc.config.cluster import ClusterProfile
@@ -55,6 +56,7 @@ def main() -> int:
         "commands.md": commands_page(),
         "metrics.md": metrics_page(),
         "end-reasons.md": end_reasons_page(),
+        "python.md": python_page(NOTE),
     }
     if "--check" not in sys.argv[1:]:
         for name, text in pages.items():

@@ -13,23 +13,19 @@ from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.console.options import RunsRoot, SubmittedGrid
+from furnace_hpc.monitor.following import follow, has_ended, next_read_s
 from furnace_hpc.monitor.forecast.progress import lines_below
-from furnace_hpc.monitor.grid_status import StatusLine, continues, overview
+from furnace_hpc.monitor.grid_status import StatusLine, overview
 from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.monitor.logs import print_logs
 from furnace_hpc.monitor.queue_place import with_places
 from furnace_hpc.monitor.render import picture, plain, summary
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.state import RunState
 from furnace_hpc.runs.submitted import find_submitted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-MOVING = (RunState.QUEUED, RunState.RUNNING)
-EVERY_S = 3.0  # between two reads of the run files; Slurm is queried less often
-MAX_BUSY = 0.05  # share of the time spent on reading, for any number of runs
-MAX_PAUSE_S = 30.0  # between two reads on a slow file system
 RESIZE_S = 0.25  # how soon a terminal is redrawn after its size changed
 
 
@@ -108,9 +104,9 @@ def watch(folder: GridFolder) -> None:
                 below = lines_below(folder, rows)
                 shown = picture(rows, job_cache, size.width, size.height - len(below))
                 live.update(Group(*shown, *below), refresh=True)
-                if not any(map(_moves, rows)) and not continues(folder, job_cache):
+                if has_ended(folder, rows, job_cache):
                     break
-                next_s = _next_read_s(started_s)
+                next_s = next_read_s(started_s)
                 while time.monotonic() < next_s and console.size == size:
                     time.sleep(RESIZE_S)
                 if time.monotonic() >= next_s:
@@ -122,27 +118,12 @@ def watch(folder: GridFolder) -> None:
 def _follow(folder: GridFolder) -> tuple[list[StatusLine], JobCache]:
     """Print a summary line whenever it has changed, for log files. Returns the last rows."""
     last = ""
-    while True:
-        started_s, (rows, job_cache) = time.monotonic(), overview(folder)
+    for rows, job_cache in follow(folder):
         text = summary(rows, job_cache)
         if text != last:
             print(text, flush=True)
         last = text
-        if not any(map(_moves, rows)) and not continues(folder, job_cache):
-            return rows, job_cache
-        time.sleep(max(0.0, _next_read_s(started_s) - time.monotonic()))
-
-
-def _next_read_s(started_s: float) -> float:
-    took_s = time.monotonic() - started_s
-    return started_s + max(EVERY_S, min(MAX_PAUSE_S, took_s / MAX_BUSY))
-
-
-def _moves(row: StatusLine) -> bool:
-    """Whether the row can change without a command of the user."""
-    if row.status.state is RunState.UNKNOWN:
-        return bool(row.status.job_id)  # Slurm's next answer may list the job
-    return row.status.state in MOVING
+    return rows, job_cache
 
 
 def _show(

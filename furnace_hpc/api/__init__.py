@@ -1,4 +1,4 @@
-"""The results of a grid from Python: `furnace_hpc.results("ablation")`.
+"""Grids in Python, for scripts and notebooks: `furnace_hpc.load_grid` and `furnace_hpc.results`.
 
-It joins tables and states of runs, and imports packages of the login node. Commands import it.
+It joins planning, submission, states of runs and tables. Commands import parts of it.
 """

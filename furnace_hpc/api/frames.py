@@ -1,12 +1,13 @@
 """The results of a grid in Python: `furnace_hpc.results("ablation")`, for scripts and notebooks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from furnace_hpc.api.calls import check_lists, key_values, quiet
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import with_settings
 from furnace_hpc.config.metrics import Direction
@@ -129,7 +130,7 @@ class Results:
 def load(
     grid: str,
     runs_dir: str | Path | None = None,
-    settings: Sequence[str] = (),
+    settings: Mapping[str, Any] | Sequence[str] = (),
     metric: str | Sequence[str] | None = None,
     direction: Direction | None = None,
     by: Sequence[str] = (),
@@ -142,17 +143,28 @@ def load(
     Raises:
         ConfigError: the grid is unknown or has no runs, or an argument is wrong.
     """
+    check_lists(by=by, where=where)
+    with quiet("results"):
+        return _load(grid, runs_dir, key_values("settings", settings), metric, direction, by, where)
+
+
+def _load(
+    grid: str,
+    runs_dir: str | Path | None,
+    settings: list[str],
+    metric: str | Sequence[str] | None,
+    direction: Direction | None,
+    by: Sequence[str],
+    where: Sequence[str],
+) -> Results:
     from furnace_hpc.api.grid_table import make_table
     from furnace_hpc.tables.reading.submitted import submitted_grid
     from furnace_hpc.tables.view import View, metrics_of
 
-    for name, given in {"settings": settings, "by": by, "where": where}.items():
-        if isinstance(given, str):
-            raise ConfigError(f"{name} is {given!r}, wanted a list. Write [{given!r}]")
     root = runs_root(Path(runs_dir) if runs_dir is not None else None)
     _check_name(grid, root)
     submitted, folder = submitted_grid(grid, root)
-    submitted = with_settings(submitted, list(settings))
+    submitted = with_settings(submitted, settings)
     first, more_metrics = metrics_of([metric] if isinstance(metric, str) else metric)
     view = View(first, direction, tuple(by), tuple(where), more_metrics)
     return Results(make_table(submitted, folder, view, given_name=grid))

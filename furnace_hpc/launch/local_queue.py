@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -188,15 +188,16 @@ class Queue:
             self._poll()
 
 
-def submit_plan(plan: Plan) -> bool:
+def submit_plan(plan: Plan, starts: Callable[[Submission, Plan], object] = lambda *_: None) -> bool:
     """Run the plan on this machine and show the progress. Return False if a signal stopped it.
 
-    The caller holds the grid's lock.
+    The caller holds the grid's lock. `starts` is called when the submission is written.
     """
     submission = write_submission(plan)
     on_gpus = not all(run.spec.config.portable for run in plan.to_do)
     slots = find_slots(max((run.world_size for run in plan.to_do), default=1), on_gpus)
     slots = slots.limited(local_width(plan))
+    starts(submission, plan)
     with QueueProgress(plan, slots.width, "GPU" if slots.gpus else "CPU") as progress:
         return Queue(plan, submission, slots, progress).work()
 

@@ -36,7 +36,7 @@ def picture(
     The lines are a progress bar, headings, one line per run, the number of runs that are not shown,
     and a summary. Only the loss curves of shown runs are read.
     """
-    shown = _in_order(lines)
+    shown = in_order(lines)
     rest: list[StatusLine] = []
     most = max(1, height - OTHER_LINES)
     if len(shown) > most + 1:
@@ -58,16 +58,20 @@ def _progress(lines: Sequence[StatusLine], width: int) -> Text:
 
 def plain(lines: Sequence[StatusLine], job_cache: JobCache) -> list[str]:
     """The lines for a file or a pipe: all runs, and each text in full."""
-    columns, ordered = [], _in_order(lines)
-    for column in PLAIN:
-        texts = [column.name, *(str(column.cell(line)) for line in ordered)]
-        if column.if_known and not any(texts[1:]):
-            continue
+    columns = []
+    for column, cells in plain_cells(in_order(lines)).items():
+        texts = [column.name, *cells]
         width = max(map(len, texts))
         align = str.rjust if column.right else str.ljust
         columns.append([align(text, width) for text in texts])
     rows = [(" " * GAP).join(row).rstrip() for row in zip(*columns, strict=True)]
     return [*rows, summary(lines, job_cache)]
+
+
+def plain_cells(lines: Sequence[StatusLine]) -> dict[StatusColumn, list[str]]:
+    """Map each column for a file to its texts. Columns that nothing is known of are left out."""
+    cells = {column: [str(column.cell(line)) for line in lines] for column in PLAIN}
+    return {column: texts for column, texts in cells.items() if any(texts) or not column.if_known}
 
 
 def summary(lines: Sequence[StatusLine], job_cache: JobCache) -> str:
@@ -157,7 +161,8 @@ def _cut(text: Text, width: int) -> Text:
     return text
 
 
-def _in_order(lines: Iterable[StatusLine]) -> list[StatusLine]:
+def in_order(lines: Iterable[StatusLine]) -> list[StatusLine]:
+    """Sort runs by state: running ones, those that need the user, and done ones last."""
     return sorted(lines, key=lambda line: ORDER.index(line.status.state))
 
 

@@ -31,6 +31,7 @@ from furnace_hpc.runs.code import (
     SNAPSHOT_FACTS,
     SNAPSHOT_PARTS,
     changes,
+    code_hash,
     git_commit,
     is_snapshot,
     untracked,
@@ -62,6 +63,12 @@ def source(own: OwnCode | None = None) -> CodeSource:
         ConfigError: they are larger than MAX_BYTES, or other users could change them.
     """
     return _source(own)
+
+
+def forget_code() -> None:
+    """Read the code on disk again. It may have changed while a notebook was open."""
+    for found in (_source, code_hash, git_commit):
+        found.cache_clear()
 
 
 @cache

@@ -286,6 +286,12 @@ def longest_min(partition: str | None) -> int | None:
     return max(known, default=None)
 
 
+def forget_answers() -> None:
+    """Forget what Slurm has answered. A notebook lives longer than these answers hold."""
+    for answer in (sbatch_options, configuration, submit_limit, longest_min):
+        answer.cache_clear()
+
+
 def _rows(fields: int, *command: str) -> list[list[str]]:
     answer = _run(*command, "--noheader", "--parsable2")
     return read_table(answer.text, (PLAIN,) * fields).rows if answer.ok else []

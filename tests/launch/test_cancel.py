@@ -1,6 +1,6 @@
 """The names that scancel gets."""
 
-from furnace_hpc.cancel import named
+from furnace_hpc.launch.grids.cancel_grid import named
 
 
 def test_jobs_are_named_by_array_or_by_elements():

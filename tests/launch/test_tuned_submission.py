@@ -21,6 +21,7 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.grid import Grid, with_settings
 from furnace_hpc.launch.follow_up import plan_next_stage
+from furnace_hpc.launch.grids import cancel_grid
 from furnace_hpc.launch.planning.plan import Action, Plan, Scope
 from furnace_hpc.launch.stalled import unattended_trials
 from furnace_hpc.launch.submission import read_scope, record, write_submission
@@ -134,8 +135,8 @@ def test_a_cancelled_scope_does_not_follow(tmp_path, monkeypatch):
     first = submitted(tmp_path, grid, seeds=(1,))
     first.note("intent", name="a", kind="array", base=0, rows=[0])
     recorded(tmp_path, grid)
-    monkeypatch.setattr(cancel, "recover_pending_submissions", lambda _: None)
-    monkeypatch.setattr(cancel, "_jobs_of", lambda *_: ([], []))
+    monkeypatch.setattr(cancel_grid, "recover_pending_submissions", lambda _: None)
+    monkeypatch.setattr(cancel_grid, "_jobs_of", lambda *_: ([], []))
     monkeypatch.chdir(tmp_path)
     cancel.main("study", variant=["full"], runs_dir=tmp_path)
     for trials in trials_of(grid):

@@ -6,8 +6,8 @@ import pytest
 from login_study import begin, end, finish, specs
 from status_study import RUNS, answer, see, submit
 
-from furnace_hpc import cancel
 from furnace_hpc.launch.follow_up import remaining_rows
+from furnace_hpc.launch.grids import cancel_grid
 from furnace_hpc.launch.planning.plan import Shape
 from furnace_hpc.monitor.job_cache import newest_jobs
 from furnace_hpc.monitor.run_status import StatusResolver
@@ -36,7 +36,7 @@ def folder(tmp_path):
 
 
 def submission(folder):
-    return cancel.submissions(folder)[0]
+    return cancel_grid.submissions(folder)[0]
 
 
 def start(folder, row: int, job: str):
@@ -99,10 +99,10 @@ def test_a_cancelled_run_of_a_live_job(folder):
 def test_cancel_leaves_the_neighbours(folder, monkeypatch, words, chosen, jobs, asked):
     """A waiting job is cancelled if all its runs are. A running one reads the journal."""
     resolver = StatusResolver(folder, answer(**words))
-    monkeypatch.setattr(cancel, "observe", lambda folder, needs_answer: resolver)
-    found = cancel._jobs_of(folder, {RUNS[row] for row in chosen}, whole=False)
+    monkeypatch.setattr(cancel_grid, "observe", lambda folder, needs_answer: resolver)
+    found = cancel_grid._jobs_of(folder, {RUNS[row] for row in chosen}, whole=False)
     assert found == (jobs, [RUNS[row] for row in asked])
-    whole, none = cancel._jobs_of(folder, set(RUNS), whole=True)
+    whole, none = cancel_grid._jobs_of(folder, set(RUNS), whole=True)
     assert none == []
     assert whole == [job for job in ("5_0", "5_1") if words[f"_{job}"] != "COMPLETED"]
 

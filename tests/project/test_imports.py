@@ -35,7 +35,7 @@ MAY = {
     "drills": {"host", "config", "runs", "slurm", "monitor", "launch"},
     "diagnostics": {"host", "config", "runs", "slurm", "monitor", "launch"},
     "tables": {"host", "config", "runs"},
-    "api": {"host", "config", "runs", "slurm", "monitor", "tables"},
+    "api": {"host", "config", "runs", "slurm", "monitor", "launch", "tables"},
     "data": {"console", "host", "config"},
     "model": {"config", "data"},
     "engine": {"host", "config", "runs", "data", "model"},

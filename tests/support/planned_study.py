@@ -7,10 +7,11 @@ from tuned_study import PRINTS
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.launch.grids.options import Options
+from furnace_hpc.launch.grids.plan_grid import make_plan_of
 from furnace_hpc.launch.planning.plan import Plan
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import read_status
-from furnace_hpc.submit import Options, make_plan_of
 
 LOCAL = ClusterProfile(name="local", executor="local")
 

@@ -22,6 +22,7 @@ from furnace_hpc.config.metrics import split_target, target_key
 from furnace_hpc.config.preprocessing.fit import check_fit
 from furnace_hpc.config.train_config import RunSpec, TrainConfig, with_steps
 from furnace_hpc.host.regular_file import check_regular
+from furnace_hpc.launch.grids.notices import are_collected, notify
 
 # `submit` packs these sets itself. The numbers are the seed of the data, or the part of the pool.
 PACKS_ITSELF = re.compile(
@@ -99,7 +100,7 @@ def _manifest(name: str, folder: Path, dry_run: bool) -> Manifest | None:
                 f"`furnace pack DATASET --out {folder}`"
             )
         if dry_run:
-            print(
+            notify(
                 f"data set {name!r} is not packed: `furnace submit` will pack it into {folder} "
                 f"first, and the run ids below will change"
             )
@@ -117,10 +118,12 @@ def _pack_default(folder: Path, name: re.Match[str]) -> None:
     if name["part"]:
         words += ["--pool", f"{name['part']}/{name['parts']}"]
     command = [sys.executable, "-P", "-m", "furnace_hpc.pack", *words]
-    code = subprocess.run(command).returncode
-    if code == 2:
+    done = subprocess.run(command, capture_output=are_collected(), text=True)
+    if done.returncode == 2 and done.stderr:
+        raise ConfigError(done.stderr.strip().removeprefix("error: "))
+    if done.returncode == 2:
         raise SystemExit(2)  # pack has already printed the error
-    if code:
+    if code := done.returncode:
         raise ConfigError(
             f"packing the default data set failed (exit code {code}): {' '.join(command)}"
         )

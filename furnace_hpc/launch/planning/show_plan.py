@@ -73,25 +73,37 @@ def print_plan(plan: Plan) -> None:
     console = Console(highlight=False, markup=False)  # an exception's text may contain brackets
     if not console.is_terminal:
         console.width = 1000  # never crop or wrap in a log file
-    grid = plan.grid
-    console.print(printable(f"grid {grid.name}: {grid.description or grid.metric}"))
+    console.print(title(plan))
     _print_runs(plan, console)
-    counts = ", ".join(f"{number:,} {action}" for action, number in sorted(plan.counts.items()))
-    console.print(f"{counted(len(plan.runs), 'run')} ({counts}) on {plan.profile.name}")
-    lines = (*plan.tuning, *_epochs(plan), *_other_names(plan), *_code(plan), *_jobs(plan))
-    lines = (*lines, *_cached_features(plan), *_early_stopping(plan), *map(printable, plan.notes))
-    for line in lines:
+    for line in lines_of(plan):
         console.print(line)
-    if not plan.to_do:
-        console.print("nothing to do")
+
+
+def title(plan: Plan) -> str:
+    """Return the line above the runs of a plan."""
+    grid = plan.grid
+    return printable(f"grid {grid.name}: {grid.description or grid.metric}")
+
+
+def lines_of(plan: Plan) -> list[str]:
+    """Return the lines below the runs of a plan: counts, notes and costs."""
+    counts = ", ".join(f"{number:,} {action}" for action, number in sorted(plan.counts.items()))
+    lines = [f"{counted(len(plan.runs), 'run')} ({counts}) on {plan.profile.name}"]
+    lines += [*plan.tuning, *_epochs(plan), *_other_names(plan), *_code(plan), *_jobs(plan)]
+    lines += [*_cached_features(plan), *_early_stopping(plan), *map(printable, plan.notes)]
+    return lines if plan.to_do else [*lines, "nothing to do"]
+
+
+def not_done(plan: Plan) -> list[PlannedRun]:
+    """Return all runs except those that are simply done."""
+    return [run for run in plan.runs if (run.action, run.why) != (Action.SKIP, "done")]
 
 
 def _print_runs(plan: Plan, console: Console) -> None:
-    """Print a table of all runs except those that are simply done."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("run", "state", "action", "reason"):
         table.add_column(column, no_wrap=column != "reason")
-    runs = [run for run in plan.runs if (run.action, run.why) != (Action.SKIP, "done")]
+    runs = not_done(plan)
     for run in runs[:MAX_LINES]:
         state, why = run.status.state.value, printable(run.why)
         table.add_row(run.folder.run_id, state, run.action.value, why)
@@ -218,7 +230,17 @@ def _jobs(plan: Plan) -> Iterator[str]:
 
 
 def print_batch_texts(plan: Plan) -> None:
-    """Print the batch script of each array, and Slurm's answer to a test if there is a Slurm.
+    """Print the texts of `batch_texts`.
+
+    Raises:
+        ConfigError: a job would never start, or be refused.
+    """
+    for text in batch_texts(plan):
+        print(f"\n{text}")
+
+
+def batch_texts(plan: Plan) -> Iterator[str]:
+    """Yield the batch script of each array, and Slurm's answer to a test if there is a Slurm.
 
     The text of `furnace_check` has two hundred lines: it is only named.
 
@@ -243,14 +265,14 @@ def print_batch_texts(plan: Plan) -> None:
     answers = try_plan(plan) if has_slurm() and not elsewhere else {}
     limits = Limits(plan.profile.max_array_size or DEFAULT_MAX_ARRAY_SIZE)
     for array in next_wave(plan.shapes, limits):
-        print(f"\n# --- batch script of the array of {counted(len(array.rows), 'run')} ---")
+        heading = f"# --- batch script of the array of {counted(len(array.rows), 'run')} ---"
         text = batch_text(plan, array, (plan.folder.submissions / "N").resolve())
         named = f"# furnace_check() {{ ... }}: the program {access.__file__}"
-        print(text.replace(check_function(), named))
+        yield f"{heading}\n{text.replace(check_function(), named)}"
         if answer := answers.get(array.shape):
-            print(f"\n# sbatch --test-only: {short(answer.error)}")
+            yield f"# sbatch --test-only: {short(answer.error)}"
         elif elsewhere:
-            print(f"\n# sbatch --test-only: not run, {elsewhere}")
+            yield f"# sbatch --test-only: not run, {elsewhere}"
     if problems := find_refused(plan.shapes, answers, plan.profile):
         raise ConfigError("\n".join(problems))
 

@@ -1,0 +1,1 @@
+"""What `furnace submit` and `furnace cancel` do with a whole grid. The Python API calls it too."""
