@@ -30,6 +30,7 @@ from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.records.attempts import AttemptHistory
 from furnace_hpc.runs.trust import keep_private
+from furnace_hpc.trackers.words import mirror_to_all, report_of
 
 PATIENCE_S = 3000  # while another process holds the lock, or the controller is away
 RETRY_S = 30
@@ -41,12 +42,16 @@ def main(
     """Continue a submission after a wave."""
     submission = Submission(path.resolve())
     folder = GridFolder(submission.path.parent.parent)
-    keep_private(read_profile(submission).group)
-    if _submit_rest(submission, folder):
-        return
-    from furnace_hpc.aggregate import show_table
+    profile = read_profile(submission)
+    keep_private(profile.group)
+    grid = read_grid(submission.path / "grid.yaml")
+    try:
+        if not _submit_rest(submission, folder):
+            from furnace_hpc.aggregate import show_table
 
-    show_table(read_grid(submission.path / "grid.yaml"), folder)
+            show_table(grid, folder)
+    finally:
+        mirror_to_all(profile.trackers, folder, report_of(grid))
 
 
 def _submit_rest(submission: Submission, folder: GridFolder) -> bool:

@@ -192,6 +192,11 @@ class GridFolder:
         return self.path / "features"
 
     @property
+    def trackers(self) -> Path:
+        """Folder of what was sent to trackers, and of files for them."""
+        return self.path / "trackers"
+
+    @property
     def replaced(self) -> Path:
         """Folder to which `--code new` moves runs of older code."""
         return self.path / "replaced"
