@@ -12,7 +12,7 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -30,6 +30,7 @@ TIMEOUT_S = 30.0
 TRIES, PAUSE_S = 3, 1.0
 BUSY = frozenset({429, 500, 502, 503, 504})
 GONE = frozenset({"RESOURCE_DOES_NOT_EXIST"})
+RUNNING = "RUNNING"
 STATUS = {RunState.DONE: "FINISHED", RunState.FAILED: "FAILED"}
 _ODD = re.compile(r"[^\w\-./: ]", re.ASCII)
 
@@ -42,7 +43,8 @@ class MLflow:
     def __init__(self, address: str, experiment: str) -> None:
         self._server, self._name = _Server(address), experiment
         self._experiment = self._experiment_id()
-        self._known: dict[str, list[str]] | None = None  # our run id -> MLflow's ids
+        # our run id -> MLflow's id and start time in ms, oldest first
+        self._known: dict[str, list[tuple[str, int]]] | None = None
 
     @property
     def place(self) -> str:
@@ -54,21 +56,20 @@ class MLflow:
         info = update.info
         ours = str(state.get("run", ""))
         if update.start is Start.REPLACE:
-            for found in self._find(info.run_id):
-                self._delete(found)
+            self._delete(info.run_id, self._find(info.run_id))
             ours = ""
-        is_new = not ours
+        is_new, before = not ours, str(state.get("status", ""))
         if is_new:
-            ours = self._find_or_create(info)
+            ours, before = self._find_or_create(info)
         try:
             for batch in _batches(update, with_params=is_new or update.start is not Start.APPEND):
                 self._server.post("runs/log-batch", {"run_id": ours, **batch})
-            self._set_status(ours, update)
+            status = self._set_status(ours, update, before)
         except _Refused as error:
             if error.code in GONE or "deleted state" in str(error):
                 raise Lost from None
             raise
-        return {"run": ours}
+        return {"run": ours, "status": status}
 
     def close(self) -> None:
         """Close the connection."""
@@ -92,16 +93,16 @@ class MLflow:
         except _Refused:  # another process has just made it
             return str(self._server.get(path)["experiment"]["experiment_id"])
 
-    def _find(self, run_id: str) -> list[str]:
-        """MLflow's ids of one of our runs, oldest first."""
+    def _find(self, run_id: str) -> list[tuple[str, int]]:
+        """MLflow's ids and start times of one of our runs, oldest first."""
         if self._known is None:
             self._known = {}
             for found in self._search():
                 tags = {tag["key"]: tag["value"] for tag in found["data"].get("tags", ())}
                 if RUN_ID in tags:
                     ids = self._known.setdefault(tags[RUN_ID], [])
-                    ids.append(found["info"]["run_id"])
-        return self._known.get(run_id, [])
+                    ids.append((found["info"]["run_id"], int(found["info"]["start_time"])))
+        return list(self._known.get(run_id, ()))
 
     def _search(self) -> Iterator[dict[str, Any]]:
         wanted = {
@@ -118,35 +119,44 @@ class MLflow:
                 return
             wanted["page_token"] = token
 
-    def _find_or_create(self, info: RunInfo) -> str:
+    def _find_or_create(self, info: RunInfo) -> tuple[str, str]:
+        """MLflow's id of a run, and its status if that is known.
+
+        A run that started at another time is one that newer code has replaced.
+        """
         known = self._find(info.run_id)
-        for double in known[1:]:
-            self._delete(double)
-        if known:
-            return known[0]
+        same = [(run, start) for run, start in known if start == _ms(info.start_s)][:1]
+        self._delete(info.run_id, [each for each in known if each not in same])
+        if same:
+            return same[0][0], ""
         content = {
             "experiment_id": self._experiment,
             "run_name": info.run_id,
             "start_time": _ms(info.start_s),
             "tags": _pairs({RUN_ID: info.run_id}),
         }
-        return str(self._server.post("runs/create", content)["run"]["info"]["run_id"])
+        created = self._server.post("runs/create", content)["run"]["info"]
+        return str(created["run_id"]), RUNNING
 
-    def _delete(self, run: str) -> None:
-        with suppress(_Missing):
-            self._server.post("runs/delete", {"run_id": run})
-        for ids in (self._known or {}).values():
-            if run in ids:
-                ids.remove(run)
+    def _delete(self, run_id: str, runs: Sequence[tuple[str, int]]) -> None:
+        for run, start in runs:
+            with suppress(_Missing):
+                self._server.post("runs/delete", {"run_id": run})
+            if self._known:
+                self._known[run_id].remove((run, start))
 
-    def _set_status(self, run: str, update: Update) -> None:
+    def _set_status(self, run: str, update: Update, before: str) -> str:
+        """Set the status if it differs from the one before. Return it."""
         info = update.info
-        status = STATUS.get(RunState(info.state), "RUNNING")
+        status = STATUS.get(RunState(info.state), RUNNING)
+        if status == before:
+            return status
         content: dict[str, Any] = {"run_id": run, "status": status}
-        if status != "RUNNING":
+        if status != RUNNING:
             last = update.records[-1:] or update.all_records()[-1:]
             content["end_time"] = _ms(last[0].time_s if last else info.start_s)
         self._server.post("runs/update", content)
+        return status
 
 
 def _batches(update: Update, with_params: bool) -> Iterator[dict[str, Any]]:

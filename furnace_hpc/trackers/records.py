@@ -1,8 +1,9 @@
 """Read what is new in a run's metrics since a stored position.
 
 If several attempts have a step and kind, the highest attempt counts, as in the tables. A resumed
-run repeats the steps after its checkpoint, mostly with equal numbers. Such records are not sent
-again. If a number differs, the run's records are replaced.
+run repeats the steps after its checkpoint, mostly with equal numbers. Then the first record stays,
+with its time: so a record is the same before and after a requeue. If a number differs, the run's
+records are replaced.
 """
 
 import zlib
@@ -79,24 +80,28 @@ def read_new(run: ListedRun, position: Position | None, below: int | None = None
         if appended is not None:
             return appended
     parts = {number: _read(run, number) for number in run.metrics}
-    now = _merged(parts, below)
+    now, changed = _merged(parts, below)
     after = _position(parts, now, below)
+    records = list(now.values())
     if position is None:
-        return NewRecords(Start.FIRST, list(now.values()), after)
+        return NewRecords(Start.REPLACE if changed else Start.FIRST, records, after)
     if any(not _is_same_file(parts.get(number), read) for number, read in position.files.items()):
-        return NewRecords(Start.REPLACE, list(now.values()), after)
+        return NewRecords(Start.REPLACE, records, after)
     old = {number: _read(run, number, end) for number, (end, _) in position.files.items()}
-    sent = _merged(old, position.below)
+    sent, _ = _merged(old, position.below)
     if not all(key in now and _is_equal(record, now[key]) for key, record in sent.items()):
-        return NewRecords(Start.REPLACE, list(now.values()), after)
-    new = [record for key, record in now.items() if key not in sent]
-    return NewRecords(Start.APPEND, new, after)
+        return NewRecords(Start.REPLACE, records, after)
+    # A pass that was killed before it stored its position may have sent the older numbers.
+    start = Start.REPLACE if changed - sent.keys() else Start.APPEND
+    if start is Start.APPEND:
+        records = [record for key, record in now.items() if key not in sent]
+    return NewRecords(start, records, after)
 
 
 def all_records(run: ListedRun, position: Position) -> list[Record]:
     """All records up to a position, by step."""
     parts = {number: _read(run, number, end) for number, (end, _) in position.files.items()}
-    return list(_merged(parts, position.below).values())
+    return list(_merged(parts, position.below)[0].values())
 
 
 def _appended(run: ListedRun, position: Position) -> NewRecords | None:
@@ -134,13 +139,20 @@ def _position(
     return Position(files, reached, time_s, below)
 
 
-def _merged(parts: Mapping[int, _Part], below: int | None) -> dict[Key, Record]:
-    """(step, kind) -> record that counts, sorted by step."""
+def _merged(parts: Mapping[int, _Part], below: int | None) -> tuple[dict[Key, Record], set[Key]]:
+    """(step, kind) -> record that counts, sorted by step, and those with other numbers before."""
     found: dict[Key, Record] = {}
+    changed = set()
     for number in sorted(parts):
         for record in _records(parts[number].lines, 0.0):
-            found[record.step, record.kind] = record
-    return {key: found[key] for key in sorted(found) if below is None or key[0] < below}
+            key = (record.step, record.kind)
+            if below is not None and record.step >= below:
+                continue
+            if key in found and not _is_equal(found[key], record):
+                changed.add(key)
+                del found[key]
+            found.setdefault(key, record)
+    return {key: found[key] for key in sorted(found)}, changed
 
 
 def _records(lines: Sequence[Mapping[str, Any]], time_s: float) -> Iterator[Record]:
