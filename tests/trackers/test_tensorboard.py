@@ -1,10 +1,10 @@
 """Event files, read back with TensorBoard's own reader."""
 
-import struct
 from collections import Counter
 
 import pytest
 from tracked_study import counted, make_runs
+from tracker_views import TensorBoardView, single
 
 from furnace_hpc.config.cluster import TrackerTarget
 from furnace_hpc.runs.folder import GridFolder
@@ -15,28 +15,13 @@ TARGET = TrackerTarget(to="tensorboard")
 
 
 def shown(folder: GridFolder) -> dict[str, Counter]:
-    """Run -> points (name, step, value) that TensorBoard's reader shows, with their number."""
-    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
-
-    multiplexer = EventMultiplexer(size_guidance={"scalars": 0})
-    multiplexer.AddRunsFromDirectory(str(folder.trackers / "tensorboard")).Reload()
-    found = {}
-    for run, tags in multiplexer.Runs().items():
-        points = found.setdefault(run, Counter())
-        for tag in tags["scalars"]:
-            for event in multiplexer.Scalars(run, tag):
-                points[tag, event.step, event.value] += 1
-    return found
+    return TensorBoardView(folder).shown()
 
 
 def wanted(run) -> Counter:
     """The points of the run folder in TensorBoard's 32 bits."""
     points = counted(run.folder).items()
     return Counter((name, step, single(value)) for (name, step), value in points)
-
-
-def single(value: float) -> float:
-    return struct.unpack("f", struct.pack("f", value))[0]
 
 
 def curves(points: Counter) -> Counter:
