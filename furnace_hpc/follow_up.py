@@ -1,5 +1,7 @@
 """Continue a submission after a wave: submit the next runs, retry interrupted ones, make the table.
 
+At the end it mirrors the runs to the trackers of the profile.
+
 After the trials of a tuned grid, the next runs are those of the table, with the chosen values. Runs
 that start from the weights of others follow these.
 
@@ -30,7 +32,6 @@ from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.records.attempts import AttemptHistory
 from furnace_hpc.runs.trust import keep_private
-from furnace_hpc.trackers.words import mirror_to_all, report_of
 
 PATIENCE_S = 3000  # while another process holds the lock, or the controller is away
 RETRY_S = 30
@@ -44,14 +45,16 @@ def main(
     folder = GridFolder(submission.path.parent.parent)
     profile = read_profile(submission)
     keep_private(profile.group)
-    grid = read_grid(submission.path / "grid.yaml")
     try:
         if not _submit_rest(submission, folder):
             from furnace_hpc.aggregate import show_table
 
-            show_table(grid, folder)
+            show_table(read_grid(submission.path / "grid.yaml"), folder)
     finally:
-        mirror_to_all(profile.trackers, folder, report_of(grid))
+        if profile.trackers:
+            from furnace_hpc.trackers.words import mirror_to_all
+
+            mirror_to_all(profile.trackers, folder)
 
 
 def _submit_rest(submission: Submission, folder: GridFolder) -> bool:

@@ -370,10 +370,10 @@ def _run_here(plan: Plan, plan_again: Callable[[], Plan]) -> None:
             break
         print_plan(plan)
     from furnace_hpc.aggregate import show_table
-    from furnace_hpc.trackers.words import mirror_to_all, report_of
+    from furnace_hpc.trackers.words import mirror_to_all
 
     show_table(plan.grid, plan.folder)
-    mirror_to_all(plan.profile.trackers, plan.folder, report_of(plan.grid))
+    mirror_to_all(plan.profile.trackers, plan.folder)
     is_complete = all(run.folder.result.is_file() for run in plan.runs)
     raise typer.Exit(int(not is_complete or plan.num_later > 0))
 

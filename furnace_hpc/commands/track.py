@@ -10,7 +10,6 @@ import typer
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.cluster import TrackerTarget
 from furnace_hpc.config.errors import UnavailableError
-from furnace_hpc.config.grids.grid import read_grid
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.config.parsing.validation import validate
 from furnace_hpc.console.options import RunsRoot, SubmittedGrid
@@ -67,7 +66,7 @@ def main(
     folder = find_submitted(grid, runs_root(runs_dir))
     given = {"to": to, "at": at, "project": project, "offline": offline}
     target = validate(TrackerTarget, given, "track")
-    report = report or report_of(read_grid(folder.grid))
+    report = report or report_of(folder)
     # as Ctrl-C, so that the position is stored
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

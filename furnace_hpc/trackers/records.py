@@ -91,8 +91,10 @@ def read_new(run: ListedRun, position: Position | None, below: int | None = None
     sent, _ = _merged(old, position.below)
     if not all(key in now and _is_equal(record, now[key]) for key, record in sent.items()):
         return NewRecords(Start.REPLACE, records, after)
-    # A pass that was killed before it stored its position may have sent the older numbers.
-    start = Start.REPLACE if changed - sent.keys() else Start.APPEND
+    # A pass that was killed before it stored its position may have sent the older numbers, but no
+    # unsettled ones to a tracker that gets none.
+    may_be_sent = position.below is None and bool(changed - sent.keys())
+    start = Start.REPLACE if may_be_sent else Start.APPEND
     if start is Start.APPEND:
         records = [record for key, record in now.items() if key not in sent]
     return NewRecords(start, records, after)

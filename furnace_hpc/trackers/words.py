@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from furnace_hpc.config.cluster import TrackerTarget
-from furnace_hpc.config.grids.grid import Grid, results_name
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.text_safety import masked, printable
 from furnace_hpc.runs.folder import GridFolder
@@ -26,11 +25,13 @@ def describe(target: TrackerTarget, done: Mirrored) -> str:
     return f"{text}; see {done.place}"
 
 
-def mirror_to_all(targets: Sequence[TrackerTarget], folder: GridFolder, report: str = "") -> None:
+def mirror_to_all(targets: Sequence[TrackerTarget], folder: GridFolder) -> None:
     """Mirror a grid to several trackers. One that fails gives a warning, and nothing else."""
     for target in targets:
         try:
-            print(printable(describe(target, mirror(folder, target, report))), flush=True)
+            print(
+                printable(describe(target, mirror(folder, target, report_of(folder)))), flush=True
+            )
         except Exception as error:  # a tracker's library may raise anything
             problem = masked(" ".join(str(error).split()) or type(error).__name__)
             command = grid_command("track", folder, *_options(target))
@@ -38,9 +39,9 @@ def mirror_to_all(targets: Sequence[TrackerTarget], folder: GridFolder, report: 
             print(printable(text), file=sys.stderr, flush=True)
 
 
-def report_of(grid: Grid) -> str:
+def report_of(folder: GridFolder) -> str:
     """The report that `furnace aggregate` wrote here. Empty if there is none."""
-    path = Path("results") / results_name(grid) / "report.html"
+    path = Path("results") / folder.path.name / "report.html"
     return str(path.resolve()) if path.is_file() else ""
 
 

@@ -20,7 +20,8 @@ from tracked_study import TrainedRun, counted
 from furnace_hpc.config.cluster import TrackerTarget
 from furnace_hpc.runs.folder import GridFolder
 
-MLFLOW = "FURNACE_TEST_MLFLOW"  # path of the program `mlflow`, which may be of another environment
+# path of the program `mlflow`, which may be of another environment, or address of a server
+MLFLOW = "FURNACE_TEST_MLFLOW"
 Points = Counter  # (name, step, value) -> how often it is shown
 
 
