@@ -3,7 +3,7 @@
 import signal
 import sys
 import time
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,12 +13,14 @@ from furnace_hpc.config.errors import UnavailableError
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.config.parsing.validation import validate
 from furnace_hpc.console.options import RunsRoot, SubmittedGrid
-from furnace_hpc.monitor.grid_status import StatusLine, continues, overview
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import RunState
 from furnace_hpc.runs.submitted import find_submitted
 from furnace_hpc.trackers.mirror import mirror
 from furnace_hpc.trackers.words import describe, report_of
+
+if TYPE_CHECKING:
+    from furnace_hpc.monitor.grid_status import StatusLine
 
 MAX_BUSY = 0.1  # share of the time that --follow spends on reading and sending
 
@@ -83,6 +85,8 @@ def _follow(
     folder: GridFolder, target: TrackerTarget, report: str, again: bool, every_s: float
 ) -> None:
     """Send what is new until no run can change. A tracker that does not answer is tried again."""
+    from furnace_hpc.monitor.grid_status import continues, overview
+
     is_answering = True
     while True:
         started_s = time.monotonic()
@@ -106,7 +110,7 @@ def _follow(
         time.sleep(max(every_s - took_s, took_s / MAX_BUSY, 0.0))
 
 
-def _can_change(line: StatusLine) -> bool:
+def _can_change(line: "StatusLine") -> bool:
     """Whether a run can change without a command of the user."""
     state = line.status.state
     if state is RunState.UNKNOWN:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class _Pass:
         new = read_new(run, sent.position if sent and not again else None, below)
         start = Start.REPLACE if sent and again else new.start
         info = read_info(run, self._folder.path.name, self._report)
-        digest = _digest(asdict(info))
+        digest = _digest(vars(info))
         if start is Start.APPEND and not new.records and sent and sent.info == digest:
             self._cursor.set(run.run, Sent(stamp, digest, new.position, sent.state))
             return

@@ -23,13 +23,15 @@ class Trackio:
     def __init__(self, project: str, folder: Path | None) -> None:
         if folder:
             os.environ[FOLDER] = str(folder)  # trackio reads it when it is imported
-        self._storage = library("trackio.sqlite_storage")
-        self._store, self._project = self._storage.SQLiteStorage, project
+        storage = library("trackio.sqlite_storage")
+        if folder:
+            storage.TRACKIO_DIR = folder  # it may have been imported before
+        self._store, self._project = storage.SQLiteStorage, project
         try:
             self._store.validate_project_name(project)
         except ValueError as error:
             raise ConfigError(f"{error} Give another name with --project") from None
-        self._folder = Path(self._storage.TRACKIO_DIR)
+        self._folder = Path(storage.TRACKIO_DIR)
         self._folder.mkdir(parents=True, exist_ok=True)
 
     @property
