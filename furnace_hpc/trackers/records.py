@@ -73,7 +73,7 @@ def read_new(run: ListedRun, position: Position | None, below: int | None = None
     Args:
         run: the run's files.
         position: what was sent. None if nothing was.
-        below: only records below this step; None: all.
+        below: only records below this step. None: all.
     """
     if position is not None and below is None and position.below is None:
         appended = _appended(run, position)

@@ -76,7 +76,10 @@ class Lost(Exception):
 class Tracker(Protocol):
     """One tracker. It is opened once per pass over a grid."""
 
-    delivery: Delivery
+    @property
+    def delivery(self) -> Delivery:
+        """How it takes records."""
+        ...
 
     @property
     def place(self) -> str:
