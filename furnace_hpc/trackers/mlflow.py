@@ -66,7 +66,7 @@ class MLflow:
                 self._server.post("runs/log-batch", {"run_id": ours, **batch})
             status = self._set_status(ours, update, before)
         except _Refused as error:
-            if error.code in GONE or "deleted state" in str(error):
+            if error.code in GONE or "must be in the 'active' state" in str(error):
                 raise Lost from None
             raise
         return {"run": ours, "status": status}
