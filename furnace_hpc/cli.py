@@ -25,6 +25,7 @@ COMMANDS = {
     "status": "show each run's state, step, loss, time left and reason, or a run's logs",
     "cancel": "stop the jobs of a grid; submit resumes its runs later",
     "aggregate": "turn finished runs into tables and figures",
+    "track": "mirror the runs to TensorBoard, W&B, MLflow or trackio",
     "pack": "turn raw data into memory-mapped columns",
     "doctor": "check this machine, Slurm and a compute node, and report how to fix each problem",
     "drill": "disturb the runs of a tiny grid on this cluster, and check that nothing is lost",

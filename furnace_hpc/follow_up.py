@@ -1,5 +1,7 @@
 """Continue a submission after a wave: submit the next runs, retry interrupted ones, make the table.
 
+At the end it mirrors the runs to the trackers of the profile.
+
 After the trials of a tuned grid, the next runs are those of the table, with the chosen values. Runs
 that start from the weights of others follow these.
 
@@ -41,12 +43,18 @@ def main(
     """Continue a submission after a wave."""
     submission = Submission(path.resolve())
     folder = GridFolder(submission.path.parent.parent)
-    keep_private(read_profile(submission).group)
-    if _submit_rest(submission, folder):
-        return
-    from furnace_hpc.aggregate import show_table
+    profile = read_profile(submission)
+    keep_private(profile.group)
+    try:
+        if not _submit_rest(submission, folder):
+            from furnace_hpc.aggregate import show_table
 
-    show_table(read_grid(submission.path / "grid.yaml"), folder)
+            show_table(read_grid(submission.path / "grid.yaml"), folder)
+    finally:
+        if profile.trackers:
+            from furnace_hpc.trackers.words import mirror_to_all
+
+            mirror_to_all(profile.trackers, folder)
 
 
 def _submit_rest(submission: Submission, folder: GridFolder) -> bool:

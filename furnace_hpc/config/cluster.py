@@ -16,6 +16,7 @@ from furnace_hpc.config.parsing.lookup import (
 )
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.sbatch_flags import SbatchFlags
+from furnace_hpc.config.parsing.text_safety import find_secret
 from furnace_hpc.config.parsing.validation import validate
 from furnace_hpc.config.sections.container import Container
 from furnace_hpc.config.sections.resources import Resources, RunsPerNode
@@ -40,6 +41,39 @@ GpuType = Annotated[  # a MIG type may contain a plus
     Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$"),
 ]
 Line = Annotated[str, Field(max_length=1000), AfterValidator(_no_control_characters)]
+
+
+class TrackerTarget(Config):
+    """A tracker to which the runs are mirrored. It is no part of a run's identity."""
+
+    to: Literal["tensorboard", "wandb", "mlflow", "trackio"] = Field(description="the tracker")
+    at: Line | None = Field(
+        default=None,
+        description="folder of tensorboard and trackio, address of mlflow's server or of your own "
+        "W&B server [runs/<grid>/trackers/tensorboard, trackio's folder, $MLFLOW_TRACKING_URI, "
+        "W&B's cloud]",
+    )
+    project: Line | None = Field(
+        default=None,
+        description="project of wandb (or entity/project) and trackio, experiment of mlflow [the "
+        "grid's name]",
+    )
+    offline: bool = Field(
+        default=False, description="wandb: write folders for `wandb sync`, and need no network"
+    )
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> "TrackerTarget":
+        if self.offline and self.to != "wandb":
+            raise ValueError(f"offline needs wandb, not {self.to}. Remove it")
+        if self.to == "tensorboard" and self.project:
+            raise ValueError("tensorboard has no projects. Remove project, or give a folder")
+        if find_secret(self.at or "") is not None:
+            raise ValueError(
+                "the address contains a password, which the profile would copy. Give it in the "
+                "environment, such as MLFLOW_TRACKING_PASSWORD or WANDB_API_KEY"
+            )
+        return self
 
 
 class ClusterProfile(Config):
@@ -98,6 +132,11 @@ class ClusterProfile(Config):
     )
     follow_up_partition: Line | None = Field(
         default=None, description="partition of follow-up jobs [as the runs]"
+    )
+    trackers: tuple[TrackerTarget, ...] = Field(
+        default=(),
+        description="trackers to which follow-up jobs mirror the runs, such as `[{to: "
+        "tensorboard}]`. The local queue does it at its end",
     )
     retries: int = Field(
         default=2, ge=0, description="times that follow-up jobs submit an interrupted run again"

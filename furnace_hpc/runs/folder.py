@@ -7,6 +7,7 @@
     runs/<grid>/features/<digest>/           outputs of a frozen encoder; may be deleted while no
                                              run of the grid trains
     runs/<grid>/tuning/<row>-<digest>.json   values chosen for a tuned row; written once
+    runs/<grid>/trackers/                    what was sent to trackers, and files for them
     runs/<grid>/logs/<run_id>.log            link to the log of the run's newest attempt
     runs/<grid>/submissions/<n>/             one submission: grid.yaml with --set, profile.json,
                                              rows.jsonl, journal.jsonl, batch scripts and their logs
@@ -190,6 +191,11 @@ class GridFolder:
     def features(self) -> Path:
         """Folder of stored outputs of frozen encoders."""
         return self.path / "features"
+
+    @property
+    def trackers(self) -> Path:
+        """Folder of what was sent to trackers, and of files for them."""
+        return self.path / "trackers"
 
     @property
     def replaced(self) -> Path:

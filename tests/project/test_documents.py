@@ -36,6 +36,7 @@ COPY = "test_new_grid.py::test_a_shipped_grid_is_copied_with_its_comments"
 # beginning of a command -> the test that runs it, or runs it with other names
 ELSEWHERE = {
     "furnace aggregate --from": "test_foreign.py::test_the_command_writes_all_files",
+    "furnace track": "test_track_command.py::test_it_says_what_was_sent",
     "furnace drill": "test_drill.py::test_a_real_drill",
     "furnace pack mmimdb": STUDIES,
     "furnace pack avmnist": STUDIES,

@@ -35,6 +35,7 @@ MAY = {
     "drills": {"host", "config", "runs", "slurm", "monitor", "launch"},
     "diagnostics": {"host", "config", "runs", "slurm", "monitor", "launch"},
     "tables": {"host", "config", "runs"},
+    "trackers": {"host", "config", "runs", "tables"},
     "api": {"host", "config", "runs", "slurm", "monitor", "launch", "tables"},
     "data": {"console", "host", "config"},
     "model": {"config", "data"},
@@ -51,6 +52,7 @@ MAY = {
         "monitor",
         "launch",
         "tables",
+        "trackers",
     },
 }
 LOGIN_PACKAGES = (
@@ -64,6 +66,7 @@ LOGIN_PACKAGES = (
     "drills",
     "diagnostics",
     "tables",
+    "trackers",
     "commands",
 )
 LAZY = {  # on the compute node, inside a function

@@ -22,7 +22,7 @@ NUMBERED = {"attempts": ".json", "metrics": ".jsonl"}  # folder -> suffix of its
 OF_THE_GRID = frozenset(
     {
         *("grid.yaml", "declared.json", "submit.lock", "slurm.json"),
-        *("code", "logs", "submissions", "replaced", "cache", "tuning"),
+        *("code", "logs", "submissions", "replaced", "cache", "tuning", "trackers"),
     }
 )
 

@@ -28,7 +28,7 @@ def event_runs(path: Path, metric: str) -> EventRun:
             f"{path}: event files need the package tensorboard. Install it with "
             f"`pip install tensorboard`, or give the CSV files that TensorBoard's page downloads"
         )
-    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-not-found]
+    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
         EventAccumulator,
     )
 

@@ -1,0 +1,54 @@
+"""Describe what a mirror has done, and mirror at the end of runs without failing."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from furnace_hpc.config.cluster import TrackerTarget
+from furnace_hpc.config.parsing.plural import counted
+from furnace_hpc.config.parsing.text_safety import masked, printable
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.submitted import grid_command
+from furnace_hpc.trackers.mirror import Mirrored, mirror
+
+
+def describe(target: TrackerTarget, done: Mirrored) -> str:
+    """One line for the user."""
+    if not done.num_changed:
+        return f"{target.to}: nothing new in {counted(done.num_runs, 'run')}"
+    text = (
+        f"{target.to}: sent {counted(done.num_records, 'record')} of "
+        f"{counted(done.num_changed, 'run')}"
+    )
+    if done.num_replaced:
+        text += f", {done.num_replaced} of them replaced because older numbers no longer count"
+    return f"{text}; see {done.place}"
+
+
+def mirror_to_all(targets: Sequence[TrackerTarget], folder: GridFolder) -> None:
+    """Mirror a grid to several trackers. One that fails gives a warning, and nothing else."""
+    for target in targets:
+        try:
+            print(
+                printable(describe(target, mirror(folder, target, report_of(folder)))), flush=True
+            )
+        except Exception as error:  # a tracker's library may raise anything
+            problem = masked(" ".join(str(error).split()) or type(error).__name__)
+            command = grid_command("track", folder, *_options(target))
+            text = f"warning: the runs were not sent to {target.to}: {problem}. Then call {command}"
+            print(printable(text), file=sys.stderr, flush=True)
+
+
+def report_of(folder: GridFolder) -> str:
+    """The report that `furnace aggregate` wrote here. Empty if there is none."""
+    path = Path("results") / folder.path.name / "report.html"
+    return str(path.resolve()) if path.is_file() else ""
+
+
+def _options(target: TrackerTarget) -> list[str]:
+    words = ["--to", target.to]
+    if target.at:
+        words += ["--at", target.at]
+    if target.project:
+        words += ["--project", target.project]
+    return [*words, *(["--offline"] if target.offline else [])]

@@ -1,0 +1,165 @@
+"""`furnace track`: what it prints, refuses and follows."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from login_study import begin, command, grid, planned, without_controller
+from login_study import specs as study_specs
+from tracked_study import TrainedRun
+
+from furnace_hpc.config.cluster import ClusterProfile, TrackerTarget
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.validation import validate
+from furnace_hpc.host import lifecycle
+from furnace_hpc.launch.submission import write_submission
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.trackers import mirror as mirror_module
+from furnace_hpc.trackers.cursor import locked
+from furnace_hpc.trackers.mirror import mirror
+from furnace_hpc.trackers.words import mirror_to_all
+
+TENSORBOARD = TrackerTarget(to="tensorboard")
+
+
+def submitted(tmp_path) -> tuple[GridFolder, TrainedRun]:
+    """A submitted grid with one run that has ended."""
+    write_submission(planned(tmp_path / "runs", grid()))
+    folder = GridFolder(tmp_path / "runs" / "study")
+    spec = study_specs()[0]
+    run = TrainedRun(spec, folder.run(spec.run_id))
+    run.begin()
+    run.train(50)
+    run.finish()
+    return folder, run
+
+
+def test_it_says_what_was_sent(tmp_path):
+    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
+    folder, run = submitted(tmp_path)
+    options = ("--grid", "study", "--to", "tensorboard")
+    first = command("track", tmp_path, *options)
+    assert (first.returncode, first.stderr) == (0, "")
+    place = folder.trackers.relative_to(tmp_path) / "tensorboard"
+    assert first.stdout == (
+        f"tensorboard: sent 6 records of 1 run; see tensorboard --logdir {place}\n"
+    )
+    assert command("track", tmp_path, *options).stdout == "tensorboard: nothing new in 1 run\n"
+    again = command("track", tmp_path, *options, "--again")
+    assert "sent 6 records of 1 run" in again.stdout
+    other = command("track", tmp_path, *options, "--at", "elsewhere")
+    assert other.stdout.endswith("see tensorboard --logdir elsewhere\n")
+    assert run.folder.run_id in {path.name for path in (tmp_path / "elsewhere").iterdir()}
+
+
+def test_no_run_changes_its_files(tmp_path):
+    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
+    folder, run = submitted(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in run.folder.path.rglob("*")}
+    mirror(folder, TENSORBOARD)
+    assert {path: path.stat().st_mtime_ns for path in run.folder.path.rglob("*")} == before
+
+
+def test_a_missing_library_names_the_install_line(tmp_path, monkeypatch):
+    folder, _ = submitted(tmp_path)
+    monkeypatch.setattr("furnace_hpc.trackers.choice.find_spec", lambda name: None)
+    with pytest.raises(ConfigError) as caught:
+        mirror(folder, TrackerTarget(to="trackio"))
+    assert str(caught.value) == (
+        "--to trackio needs the package trackio, which is not installed. Run pip install "
+        "'furnace-hpc[trackio]'"
+    )
+
+
+def test_two_mirrors_of_one_target_are_refused(tmp_path):
+    folder, _ = submitted(tmp_path)
+    name = mirror_module._file_name(TENSORBOARD)
+    code = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from furnace_hpc.trackers.cursor import locked\n"
+        "with locked(Path(sys.argv[1]), 'x'):\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    path = folder.trackers / f"{name}.lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(
+            ConfigError,
+            match=rf"furnace track --to tensorboard is running already: process {holder.pid} on .*"
+            r"Wait until it ends, or stop it",
+        ):
+            mirror(folder, TENSORBOARD)
+    finally:
+        holder.kill()
+        holder.communicate()
+    with locked(path, "x"):  # a kill leaves no lock
+        pass
+
+
+def test_follow_ends_with_the_grid(tmp_path):
+    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
+    submitted(tmp_path)
+    done = command("track", tmp_path, "--grid", "study", "--to", "tensorboard", "--follow")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "sent 6 records" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_follow_cleanly(tmp_path, number):
+    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
+    folder, _ = submitted(tmp_path)
+    spec = study_specs()[1]
+    begin(spec, folder, lifecycle.holder())
+    words = ["--grid", "study", "--to", "tensorboard", "--follow", "--every", "1"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "furnace_hpc", "track", *words],
+        cwd=tmp_path,
+        env=without_controller(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "sent" in child.stdout.readline()
+    time.sleep(0.5)
+    assert child.poll() is None
+    child.send_signal(number)
+    _, said = child.communicate(timeout=60)
+    assert (child.returncode, said) == (130, "stopped; the same command continues\n")
+    [cursor] = folder.trackers.glob("*.json")
+    assert len(json.loads(cursor.read_text())["runs"]) == 2
+
+
+def test_a_failing_tracker_is_only_a_warning(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
+    folder, _ = submitted(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mirror_to_all([TrackerTarget(to="mlflow", project="mine"), TENSORBOARD], folder)
+    said = capsys.readouterr()
+    assert said.out.startswith("tensorboard: sent 6 records of 1 run")
+    [line] = said.err.splitlines()
+    assert line.startswith("warning: the runs were not sent to mlflow: the address of MLflow is ''")
+    assert line.endswith("--to mlflow --project mine")
+    assert "server. Start one with `mlflow server`" in line
+    assert " track --grid study " in line
+
+
+def test_the_key_of_a_profile():
+    content = {"name": "mine", "executor": "slurm"}
+    given = [{"to": "mlflow", "at": "http://host:5000"}, {"to": "wandb", "offline": True}]
+    profile = validate(ClusterProfile, content | {"trackers": given}, "mine.yaml")
+    assert [target.to for target in profile.trackers] == ["mlflow", "wandb"]
+    assert validate(ClusterProfile, content, "mine.yaml").trackers == ()
+    for wrong, problem in (
+        ({"to": "aim"}, "'tensorboard', 'wandb', 'mlflow' or 'trackio'"),
+        ({"to": "mlflow", "offline": True}, "offline needs wandb, not mlflow"),
+        ({"to": "mlflow", "at": "http://me:geheim123@host"}, "contains a password"),
+        ({"to": "tensorboard", "project": "x"}, "tensorboard has no projects"),
+    ):
+        with pytest.raises(ConfigError, match=problem):
+            validate(ClusterProfile, content | {"trackers": [wrong]}, "mine.yaml")
