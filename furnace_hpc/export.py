@@ -1,8 +1,9 @@
 """Export a run's checkpoint as a folder for prediction: `furnace export RUN_DIR --out DIR`."""
 
 import os
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,14 @@ from furnace_hpc.config.errors import ConfigError
 
 if TYPE_CHECKING:
     from furnace_hpc.inference import Exported
+
+
+class Format(StrEnum):
+    """What is written beside the weights."""
+
+    SAFETENSORS = "safetensors"
+    TORCH_EXPORT = "torch_export"
+    ONNX = "onnx"
 
 
 def main(
@@ -26,11 +35,13 @@ def main(
         ),
     ] = None,
     format_: Annotated[
-        Literal["safetensors", "torch_export"],
+        list[Format] | None,
         typer.Option(
-            "--format", help="torch_export: also write model.pt2, for programs without Furnace"
+            "--format",
+            help="torch_export: also write model.pt2, for programs without Furnace; onnx: also "
+            "write model.onnx; repeatable",
         ),
-    ] = "safetensors",
+    ] = None,
     data_root: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="folder of the packed data [as in the last attempt]"),
@@ -68,9 +79,10 @@ def main(
         step,
         data_root or data_dir,
         tokenizer,
-        format_ == "torch_export",
+        Format.TORCH_EXPORT in (format_ or ()),
         force,
         lambda line: print(line, flush=True),
+        Format.ONNX in (format_ or ()),
     )
     _print_summary(exported, out)
 
