@@ -22,6 +22,17 @@ class Format(StrEnum):
     ONNX = "onnx"
 
 
+Formats = Annotated[
+    list[Format] | None,
+    typer.Option(
+        "--format",
+        metavar="safetensors|torch_export|onnx",
+        help="torch_export: also write model.pt2, for programs without Furnace; onnx: also write "
+        "model.onnx; repeatable",
+    ),
+]
+
+
 def main(
     sources: Annotated[
         list[Path],
@@ -34,14 +45,7 @@ def main(
             metavar="N|best", help="step of the checkpoint [best: the step selected by validation]"
         ),
     ] = None,
-    format_: Annotated[
-        list[Format] | None,
-        typer.Option(
-            "--format",
-            help="torch_export: also write model.pt2, for programs without Furnace; onnx: also "
-            "write model.onnx; repeatable",
-        ),
-    ] = None,
+    format_: Formats = None,
     data_root: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="folder of the packed data [as in the last attempt]"),

@@ -29,7 +29,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_host(host: str, port: int, allow_network: bool) -> None:
-    """Raise ConfigError if other machines could reach the server, and nobody has allowed it."""
+    """Raise ConfigError if other machines could reach the server without --allow-network."""
     if is_loopback(host) or allow_network:
         return
     raise ConfigError(

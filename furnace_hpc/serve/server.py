@@ -70,6 +70,7 @@ def _answer(
     print(f"{predictor.exported.provenance.run_id} answers at {_url(host, opened)}")
     print(f"note: {OPEN}" if not is_loopback(host) else _NOTE, flush=True)
     with decoding_elsewhere(predictor):
+        worker.warm_up()
         try:
             server.run(sockets=[opened])
         except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """Predict for uploaded samples, one after the other."""
 
 import asyncio
+import io
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,14 @@ class Worker:
             return await loop.run_in_executor(self._thread, self._answer, sample)
         finally:
             self.waiting -= 1
+
+    def warm_up(self) -> None:
+        """Start the process that decodes files, which takes seconds, before the first request."""
+        for name in ("image", "audio"):
+            if name in self._predictor.modalities:
+                empty = Upload(name, io.BytesIO(b"no file"))
+                self._thread.submit(self._answer, Sample({}, {name: empty}))
+                return
 
     def close(self) -> None:
         """Wait for the sample in progress. All others are dropped."""

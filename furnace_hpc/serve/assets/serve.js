@@ -39,7 +39,9 @@ function plainNumber(value) {
 
 function barsOf(task, labels) {
   const bars = element("dl", "", "bars");
-  Object.entries(task.probabilities).forEach(([name, p], place) => {
+  // An object of JavaScript has names such as "7" in the order of their numbers.
+  const ordered = Object.entries(task.probabilities).sort((a, b) => b[1] - a[1]);
+  ordered.forEach(([name, p], place) => {
     const row = labels.includes(name) ? "in" : "";
     const value = element("dd", percent(p), `p ${row}`);
     const track = element("dd", "", row);
