@@ -38,7 +38,8 @@ Formats = Annotated[
     ),
 ]
 License = Annotated[
-    str | None, typer.Option(metavar="ID", help="license for the card, such as apache-2.0")
+    str | None,
+    typer.Option("--license", metavar="ID", help="license for the card, such as apache-2.0"),
 ]
 DataRoot = Annotated[
     Path | None,

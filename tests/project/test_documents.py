@@ -37,6 +37,9 @@ COPY = "test_new_grid.py::test_a_shipped_grid_is_copied_with_its_comments"
 ELSEWHERE = {
     "furnace aggregate --from": "test_foreign.py::test_the_command_writes_all_files",
     "furnace drill": "test_drill.py::test_a_real_drill",
+    "furnace export RUN_DIR": "test_onnx.py::test_the_program_of_the_demo_network",
+    "furnace publish": "test_publish.py::test_the_folder_is_complete_and_predicts",
+    "furnace serve": "test_serve.py::test_ctrl_c_ends_the_server",
     "furnace pack mmimdb": STUDIES,
     "furnace pack avmnist": STUDIES,
     "furnace pack audioset": STUDIES,

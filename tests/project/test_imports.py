@@ -41,6 +41,8 @@ MAY = {
     "engine": {"host", "config", "runs", "data", "model"},
     "inference": {"host", "config", "runs", "data", "model", "engine"},
     "checks": {"host", "config", "runs", "data", "model", "engine"},
+    "serve": {"config", "tables", "inference"},
+    "publish": {"host", "config", "runs", "tables", "data", "inference"},
     "commands": {
         "api",
         "console",
@@ -51,6 +53,8 @@ MAY = {
         "monitor",
         "launch",
         "tables",
+        "publish",  # publish and serve: inside functions, as they load torch
+        "serve",
     },
 }
 LOGIN_PACKAGES = (
