@@ -75,8 +75,8 @@ def main(
     The run is chosen by validation: of the row, the one with the best score. Paths, user, nodes and
     secrets are removed. --push uploads with the token of `hf auth login` or HF_TOKEN.
     """
-    from furnace_hpc.publish.hub import check_push
-    from furnace_hpc.publish.hub import push as upload
+    from furnace_hpc.publishing.hub import check_push
+    from furnace_hpc.publishing.hub import push as upload
 
     token = check_push(push) if push else ""
     if public and not push:
@@ -84,7 +84,7 @@ def main(
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from furnace_hpc.api.grid_table import make_table
     from furnace_hpc.config.grids.grid import results_name, with_settings
-    from furnace_hpc.publish.folder import Wanted, publish
+    from furnace_hpc.publishing.folder import Wanted, publish
     from furnace_hpc.tables.reading.submitted import submitted_grid
     from furnace_hpc.tables.view import View
 

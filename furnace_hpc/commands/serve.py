@@ -41,7 +41,7 @@ def main(
     POST /predict answers JSON, as `furnace predict --json`. GET /health shows that the server runs.
     One sample is predicted at a time. Only this machine reaches the server. Ctrl-C stops it.
     """
-    from furnace_hpc.serve.server import serve
+    from furnace_hpc.serving.server import serve
 
     serve(model, host, port, allow_network, max_mib, device, trust_code)
 

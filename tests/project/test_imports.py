@@ -41,8 +41,8 @@ MAY = {
     "engine": {"host", "config", "runs", "data", "model"},
     "inference": {"host", "config", "runs", "data", "model", "engine"},
     "checks": {"host", "config", "runs", "data", "model", "engine"},
-    "serve": {"config", "tables", "inference"},
-    "publish": {"host", "config", "runs", "tables", "data", "inference"},
+    "serving": {"config", "tables", "inference"},
+    "publishing": {"host", "config", "runs", "tables", "data", "inference"},
     "commands": {
         "api",
         "console",
@@ -53,8 +53,8 @@ MAY = {
         "monitor",
         "launch",
         "tables",
-        "publish",  # publish and serve: inside functions, as they load torch
-        "serve",
+        "publishing",  # inside functions, as it loads torch
+        "serving",  # the same
     },
 }
 LOGIN_PACKAGES = (

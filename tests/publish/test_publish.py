@@ -17,8 +17,8 @@ from furnace_hpc.cli import run_command
 from furnace_hpc.commands.publish import main
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.inference import Predictor
-from furnace_hpc.publish.choice import choose
-from furnace_hpc.publish.private import Private, without_paths
+from furnace_hpc.publishing.choice import choose
+from furnace_hpc.publishing.private import Private, without_paths
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_a_folder_is_not_overwritten(published: Path, capsys: Any):
 
 def test_a_name_in_a_class_is_an_error(of_gretchen: Path, tmp_path: Path, capsys: Any):
     """Removing it would change the model."""
-    from furnace_hpc.publish import folder
+    from furnace_hpc.publishing import folder
 
     def names(*given: Any) -> Private:
         return Private((), ("accuracy",))

@@ -13,13 +13,13 @@ from threading import Thread
 import pytest
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.publish.hub import check_push
+from furnace_hpc.publishing.hub import check_push
 
 TOKEN = "hf_" + "a1" * 17
 REPO = "gretchen/study"
 PUSH = (
     "import sys\nfrom pathlib import Path\nfrom furnace_hpc.cli import run_command\n"
-    "from furnace_hpc.publish.hub import check_push, push\n"
+    "from furnace_hpc.publishing.hub import check_push, push\n"
     "def main(folder: Path, repo: str):\n"
     "    print(push(folder, repo, check_push(repo), False))\n"
     "run_command(main)"

@@ -20,10 +20,10 @@ from furnace_hpc.commands.serve import main
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.inference import Predictor
 from furnace_hpc.inference.batch_predict import content
-from furnace_hpc.serve import server
-from furnace_hpc.serve.app import numbers_of
-from furnace_hpc.serve.hosts import Hosts, bound_socket, is_same_origin
-from furnace_hpc.serve.worker import Busy, Worker
+from furnace_hpc.serving import server
+from furnace_hpc.serving.app import numbers_of
+from furnace_hpc.serving.hosts import Hosts, bound_socket, is_same_origin
+from furnace_hpc.serving.worker import Busy, Worker
 
 
 @pytest.fixture(scope="module")

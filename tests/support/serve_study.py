@@ -10,9 +10,9 @@ from typing import Any
 import uvicorn
 
 from furnace_hpc.inference import Predictor
-from furnace_hpc.serve.app import make_app
-from furnace_hpc.serve.hosts import Hosts, bound_socket
-from furnace_hpc.serve.worker import Worker
+from furnace_hpc.serving.app import make_app
+from furnace_hpc.serving.hosts import Hosts, bound_socket
+from furnace_hpc.serving.worker import Worker
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from furnace_hpc.config.parsing.text_safety import printable
-from furnace_hpc.serve.hosts import Hosts, is_same_origin
+from furnace_hpc.serving.hosts import Hosts, is_same_origin
 
 # The page has no inline script and no inline style. It loads nothing from other servers.
 POLICY = (

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.serve.hosts import OPEN, Hosts, bound_socket, check_host, is_loopback
+from furnace_hpc.serving.hosts import OPEN, Hosts, bound_socket, check_host, is_loopback
 
 PACKAGES = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 MAX_CONNECTIONS = 64
@@ -51,8 +51,8 @@ def _answer(
 
     from furnace_hpc.inference.batch_predict import decoding_elsewhere
     from furnace_hpc.inference.predictor import Predictor
-    from furnace_hpc.serve.app import make_app
-    from furnace_hpc.serve.worker import Worker
+    from furnace_hpc.serving.app import make_app
+    from furnace_hpc.serving.worker import Worker
 
     predictor = Predictor.load(model, device, trust_code)
     worker = Worker(predictor)

@@ -34,7 +34,7 @@ class Private:
         Args:
             paths: folders of runs and data.
             nodes: names of nodes.
-            words: text of the study. Names that it contains are kept.
+            words: text of the study and of the report. Names that it contains are kept.
         """
         folders = [Path.home(), Path.cwd(), *paths]
         known = {str(form) for path in folders for form in (path.absolute(), path.resolve())}

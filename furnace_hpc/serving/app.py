@@ -14,10 +14,10 @@ from starlette.routing import Route
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.manifest import TEXT_SECOND
 from furnace_hpc.config.parsing.text_safety import masked
-from furnace_hpc.serve.guard import Guard, TooLarge, too_large
-from furnace_hpc.serve.hosts import Hosts
-from furnace_hpc.serve.page import page_of
-from furnace_hpc.serve.worker import Busy, Sample, Upload, Worker
+from furnace_hpc.serving.guard import Guard, TooLarge, too_large
+from furnace_hpc.serving.hosts import Hosts
+from furnace_hpc.serving.page import page_of
+from furnace_hpc.serving.worker import Busy, Sample, Upload, Worker
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -137,7 +137,7 @@ def problem(status: int, reason: str) -> JSONResponse:
 
 async def _asset(request: Request) -> Response:
     name = request.url.path.removeprefix("/")
-    text = (files("furnace_hpc.serve") / "assets" / name).read_text(encoding="utf-8")
+    text = (files("furnace_hpc.serving") / "assets" / name).read_text(encoding="utf-8")
     return Response(text, media_type=ASSETS[name])
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.publish.card import card, files_table
-from furnace_hpc.publish.choice import Chosen, choose
-from furnace_hpc.publish.private import Private, check_folder, clean_config
+from furnace_hpc.publishing.card import card, files_table
+from furnace_hpc.publishing.choice import Chosen, choose
+from furnace_hpc.publishing.private import Private, check_folder, clean_config
+from furnace_hpc.tables.output.report import PAGE, SCRIPTS
 from furnace_hpc.tables.output.results import OPTIONAL_WRITERS, WRITERS
 from furnace_hpc.tables.table import Ablation
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from furnace_hpc.inference import Exported
 
 CARD, SUMS, GRID, RESULTS = "README.md", "SHA256SUMS", "grid.yaml", "results"
+TEMPLATES = ("report.html", "report.css", *SCRIPTS)
 Report = Callable[[str], None]
 
 
@@ -107,8 +109,10 @@ def _private(ablation: Ablation, grid_file: Path, data_root: Path | None) -> Pri
         for attempt in run.record.ledger()
         if attempt.nodelist
     }
-    words = grid_file.read_text(encoding="utf-8") if grid_file.is_file() else ablation.grid.name
-    return Private.of_this_user(folders, nodes, words)
+    words = [ablation.grid.name, *((PAGE / name).read_text(encoding="utf-8") for name in TEMPLATES)]
+    if grid_file.is_file():
+        words.append(grid_file.read_text(encoding="utf-8"))
+    return Private.of_this_user(folders, nodes, " ".join(words))
 
 
 def _write_texts(

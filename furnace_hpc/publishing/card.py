@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from furnace_hpc import __version__
-from furnace_hpc.publish.choice import Chosen
+from furnace_hpc.publishing.choice import Chosen
+from furnace_hpc.publishing.private import without_paths
 from furnace_hpc.tables.output.escape import markdown
 from furnace_hpc.tables.output.render import to_markdown
 from furnace_hpc.tables.table import Ablation
@@ -213,7 +214,7 @@ def _training(chosen: Chosen, exported: "Exported") -> str:
     if result:
         facts.append(f"{result.num_parameters:,} parameters")
     facts.append(f"Furnace {__version__}, code {origin.code_hash}, commit {origin.commit}")
-    content = config.model_dump(mode="json", exclude_defaults=True)
+    content = without_paths(config.model_dump(mode="json", exclude_defaults=True))
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True).rstrip()
     return (
         f"{'. '.join(facts)}.\n\n<details><summary>Config of the run</summary>\n\n"

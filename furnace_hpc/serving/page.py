@@ -19,7 +19,7 @@ FILE_WORDS = {
 
 def page_of(exported: "Exported", max_bytes: int) -> str:
     """Return the page of a model."""
-    template = (files("furnace_hpc.serve") / "assets" / "page.html").read_text(encoding="utf-8")
+    template = (files("furnace_hpc.serving") / "assets" / "page.html").read_text(encoding="utf-8")
     origin = exported.provenance
     return Template(template).substitute(
         grid=html(origin.grid),
