@@ -138,22 +138,26 @@ def _write_texts(
 
 
 def _check_same_answers(folder: Path, exported: "Exported") -> None:
-    """Raise ConfigError unless the model without private paths loads as the same network."""
+    """Raise ConfigError unless the model without private names loads, with the same content."""
     from furnace_hpc.inference import Predictor
     from furnace_hpc.inference.model_folder import read_exported
 
-    found = read_exported(folder)
-    Predictor.load(folder, "cpu", trust_code=True)
-    same = ("data.labels", "data.statistics", "data.columns", "thresholds", "files", "provenance")
-    for name in same:
-        ours, theirs = exported, found
-        for part in name.split("."):
-            ours, theirs = getattr(ours, part), getattr(theirs, part)
-        if repr(ours) != repr(theirs):
+    before, after = _fixed(exported), _fixed(read_exported(folder))
+    for name, content in before.items():
+        if content != after[name]:
             raise ConfigError(
-                f"{name} of config.json would change when private names are removed. Rename the "
-                "class, row or folder that has your user name or a path"
+                f"{name} of config.json has a private name (user, host or folder), and would "
+                "change without it. Rename the class, row or run that has it"
             )
+    Predictor.load(folder, "cpu", trust_code=True)
+
+
+def _fixed(exported: "Exported") -> dict[str, str]:
+    """Return the parts of `config.json` that must not change. NaN has a text, so it is equal."""
+    content = exported.model_dump(mode="json", exclude={"config": True, "architectures": True})
+    del content["data"]["preprocessing"]
+    tasks = [task.model_dump() for task in exported.config.tasks]
+    return {name: repr(part) for name, part in {**content, "tasks": tasks}.items()}
 
 
 def write_sums(folder: Path) -> None:
