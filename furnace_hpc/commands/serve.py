@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from furnace_hpc.cli import run_command
 
 Model = Annotated[Path, typer.Option(metavar="DIR", help="folder made by `furnace export`")]
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="address to listen on")]
@@ -44,7 +43,3 @@ def main(
     from furnace_hpc.serving.server import serve
 
     serve(model, host, port, allow_network, max_mib, device, trust_code)
-
-
-if __name__ == "__main__":
-    run_command(main)

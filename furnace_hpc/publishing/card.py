@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from furnace_hpc import __version__
+import furnace_hpc
 from furnace_hpc.publishing.choice import Chosen
 from furnace_hpc.publishing.private import without_paths
 from furnace_hpc.tables.output.escape import markdown
@@ -195,8 +195,10 @@ def _published(chosen: Chosen, exported: "Exported") -> str:
 
 def _data(exported: "Exported") -> Iterator[str]:
     data = exported.data
-    yield f"Data set `{exported.config.data.name}` (kind `{data.dataset}`), fingerprint "
-    yield f"`{data.fingerprint}`. The data is not in this folder."
+    yield (
+        f"Data set `{exported.config.data.name}` (kind `{data.dataset}`), fingerprint "
+        f"`{data.fingerprint}`. The data is not in this folder."
+    )
     yield ""
     yield "| split | samples |"
     yield "|---|--:|"
@@ -208,12 +210,15 @@ def _training(chosen: Chosen, exported: "Exported") -> str:
     result = chosen.run.own_result
     facts = [
         f"{config.steps:,} steps with batches of {config.global_batch_size:,} samples",
-        f"{config.deepspeed.precision}, ZeRO stage {origin.zero_stage}, "
-        f"{origin.world_size} processes",
+        f"{config.deepspeed.precision}, ZeRO stage {origin.zero_stage}, 1 process"
+        if origin.world_size == 1
+        else f"{origin.world_size} processes",
     ]
     if result:
         facts.append(f"{result.num_parameters:,} parameters")
-    facts.append(f"Furnace {__version__}, code {origin.code_hash}, commit {origin.commit}")
+    facts.append(
+        f"Furnace {furnace_hpc.__version__}, code {origin.code_hash}, commit {origin.commit}"
+    )
     content = without_paths(config.model_dump(mode="json", exclude_defaults=True))
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True).rstrip()
     return (

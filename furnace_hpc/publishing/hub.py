@@ -1,7 +1,7 @@
 """Upload a published folder to a hub, with the user's token."""
 
-import os
 import re
+import sys
 from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError
@@ -35,12 +35,14 @@ def push(folder: Path, repo: str, token: str, is_public: bool) -> str:
     Raises:
         ConfigError: the hub refuses, or cannot be reached.
     """
-    # Otherwise the client prints a bar per file.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import disable_progress_bars
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    # The client uses httpx, or httpx2 in newer versions. Its errors have a base class there.
+    connection_errors: tuple[type[Exception], ...] = (HfHubHTTPError.__bases__[0], OSError)
     api = HfApi(token=token)
     later = f"The folder is complete. Upload it later: hf upload {repo} {folder}"
     try:
@@ -48,7 +50,7 @@ def push(folder: Path, repo: str, token: str, is_public: bool) -> str:
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Publish with Furnace")
     except HfHubHTTPError as error:
         raise ConfigError(_refused(error, repo, later)) from None
-    except (httpx.TransportError, OSError) as error:
+    except connection_errors as error:
         raise ConfigError(
             f"the hub {api.endpoint} cannot be reached ({_one_line(error)}). {later}"
         ) from None

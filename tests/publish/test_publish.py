@@ -113,7 +113,7 @@ def test_the_card_is_read_by_the_hub_client(published: Path):
     assert (result.dataset_name, result.dataset_split) == ("tridigits", "test")
     config = json.loads((published / "config.json").read_text())
     for words in (
-        f"fingerprint\n`{config['data']['fingerprint']}`",
+        f"fingerprint `{config['data']['fingerprint']}`",
         "| variant |",
         "Of 2 rows, full has the best mean val/digit/accuracy. Of its 2 finished runs",
         "furnace predict --model . --text",

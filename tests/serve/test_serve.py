@@ -256,9 +256,10 @@ def test_numbers_are_a_json_object():
     assert Worker
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_server(model: Path, sample: dict[str, Any]):
     """The command prints its address, answers a request with a file, and ends with 0."""
-    words = [sys.executable, "-m", "furnace_hpc.commands.serve", "--model", str(model)]
+    words = [sys.executable, "-m", "furnace_hpc", "serve", "--model", str(model)]
     child = subprocess.Popen(
         [*words, "--port", "0", "--device", "cpu"],
         stdout=subprocess.PIPE,
