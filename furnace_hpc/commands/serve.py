@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-
 Model = Annotated[Path, typer.Option(metavar="DIR", help="folder made by `furnace export`")]
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="address to listen on")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="port; 0 chooses a free one")]
