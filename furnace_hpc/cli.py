@@ -33,6 +33,8 @@ COMMANDS = {
     "train": "train one run folder, with torchrun or one process",
     "export": "turn a run's checkpoint into a folder that predicts on any machine",
     "predict": "predict with an exported model from text, image, audio, numbers, or some of them",
+    "serve": "show a page that predicts with an exported model, on this machine",
+    "publish": "make a folder for a hub: model, card, table, report and checksums",
     "schema": "print the JSON Schema of grids, cluster profiles or DeepSpeed files, for editors",
 }
 ONLY_PRINT = {"status", "predict", "schema"}  # they exit if the reader of their output ends

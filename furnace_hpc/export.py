@@ -1,8 +1,9 @@
 """Export a run's checkpoint as a folder for prediction: `furnace export RUN_DIR --out DIR`."""
 
 import os
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,25 @@ from furnace_hpc.config.errors import ConfigError
 
 if TYPE_CHECKING:
     from furnace_hpc.inference import Exported
+
+
+class Format(StrEnum):
+    """What is written beside the weights."""
+
+    SAFETENSORS = "safetensors"
+    TORCH_EXPORT = "torch_export"
+    ONNX = "onnx"
+
+
+Formats = Annotated[
+    list[Format] | None,
+    typer.Option(
+        "--format",
+        metavar="safetensors|torch_export|onnx",
+        help="torch_export: also write model.pt2, for programs without Furnace; onnx: also write "
+        "model.onnx; repeatable",
+    ),
+]
 
 
 def main(
@@ -25,12 +45,7 @@ def main(
             metavar="N|best", help="step of the checkpoint [best: the step selected by validation]"
         ),
     ] = None,
-    format_: Annotated[
-        Literal["safetensors", "torch_export"],
-        typer.Option(
-            "--format", help="torch_export: also write model.pt2, for programs without Furnace"
-        ),
-    ] = "safetensors",
+    format_: Formats = None,
     data_root: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="folder of the packed data [as in the last attempt]"),
@@ -68,9 +83,10 @@ def main(
         step,
         data_root or data_dir,
         tokenizer,
-        format_ == "torch_export",
+        Format.TORCH_EXPORT in (format_ or ()),
         force,
         lambda line: print(line, flush=True),
+        Format.ONNX in (format_ or ()),
     )
     _print_summary(exported, out)
 

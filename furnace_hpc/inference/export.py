@@ -25,6 +25,8 @@ from furnace_hpc.host.durable_files import sync, write_durably
 from furnace_hpc.inference.export_check import compare_logits
 from furnace_hpc.inference.model_folder import (
     CONFIG,
+    FILES,
+    ONNX,
     PROGRAM,
     TOKENIZER,
     WEIGHTS,
@@ -32,6 +34,7 @@ from furnace_hpc.inference.model_folder import (
     Provenance,
     needs_code,
 )
+from furnace_hpc.inference.onnx_export import make_onnx
 from furnace_hpc.inference.predictor import Predictor
 from furnace_hpc.inference.preprocess import make_tokenizer
 from furnace_hpc.inference.source import Checkpoint, check_checkpoint, find_checkpoint, find_data
@@ -54,6 +57,7 @@ def export(
     with_program: bool,
     replace: bool,
     report: Report,
+    with_onnx: bool = False,
 ) -> Exported:
     """Export a run's checkpoint to `out`. The folder appears only after all comparisons.
 
@@ -86,7 +90,11 @@ def export(
         if needs_code(checkpoint.config):
             _copy_code(checkpoint, temporary / OWN_CODE)
         _write_config(temporary, exported)
-        exported = _compare(temporary, exported, weights, checkpoint, pack, with_program, report)
+        predictor, exported = _compare(temporary, exported, weights, checkpoint, pack, report)
+        if with_program:
+            exported = _with_program(temporary, exported, predictor, report)
+        if with_onnx:
+            exported = _with_onnx(temporary, exported, predictor, report)
         exported = _write_config(temporary, exported)
         sync(temporary)
         rename_into_place(temporary, out, nonce)
@@ -102,7 +110,7 @@ def _check_out(out: Path, replace: bool) -> None:
     if not out.is_dir():
         raise ConfigError(f"--out {out} is a file. Choose another folder")
     found = {entry.name for entry in out.iterdir()}
-    if foreign := found - {CONFIG, WEIGHTS, TOKENIZER, PROGRAM, OWN_CODE}:
+    if foreign := found - {*FILES, OWN_CODE}:
         raise ConfigError(
             f"--out {out} contains {min(foreign)!r}, which is not a file of an exported model. "
             f"Choose an empty or new folder"
@@ -253,10 +261,9 @@ def _compare(
     weights: dict[str, Tensor],
     checkpoint: Checkpoint,
     pack: Path,
-    with_program: bool,
     report: Report,
-) -> Exported:
-    """Load the written model, compare it, and write its program. Return it with the results."""
+) -> tuple[Predictor, Exported]:
+    """Load the written model and compare it. Return it with the result."""
     _check_equal(folder, weights)
     count = sum(value.numel() for value in weights.values())
     report(f"{count:,} weights of step {checkpoint.step}, loaded again: equal bit for bit")
@@ -264,15 +271,23 @@ def _compare(
     compared = compare_logits(predictor, checkpoint, pack)
     report(f"outputs: {compared}")
     provenance = exported.provenance.model_copy(update={"compared": compared})
-    exported = exported.model_copy(update={"provenance": provenance})
-    if with_program:
-        program = make_program(predictor.model, exported, folder / PROGRAM)
-        report(
-            f"{PROGRAM}: logits of all modality subsets differ by at most "
-            f"{program.difference:.1g} (accepted: {program.tolerance:.1g})"
-        )
-        exported = exported.model_copy(update={"program": program})
-    return exported
+    return predictor, exported.model_copy(update={"provenance": provenance})
+
+
+def _with_program(
+    folder: Path, exported: Exported, predictor: Predictor, report: Report
+) -> Exported:
+    """Write the program of torch.export. Return the model with the comparison."""
+    program = make_program(predictor.model, exported, folder / PROGRAM)
+    report(f"{PROGRAM}: {program.describe()}")
+    return exported.model_copy(update={"program": program})
+
+
+def _with_onnx(folder: Path, exported: Exported, predictor: Predictor, report: Report) -> Exported:
+    """Write the program of ONNX. Return the model with the comparison."""
+    program = make_onnx(predictor.model, exported, folder / ONNX)
+    report(f"{ONNX}: {program.describe()}")
+    return exported.model_copy(update={"onnx": program})
 
 
 def _check_equal(folder: Path, weights: dict[str, Tensor]) -> None:

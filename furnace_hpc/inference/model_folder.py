@@ -4,6 +4,7 @@
     model.safetensors   fp32 weights under the network's parameter names
     tokenizer.json      if the network reads text
     model.pt2           with `--format torch_export`: the computation for other programs
+    model.onnx          with `--format onnx`: the same for ONNX (model.onnx.data if it is large)
     own_code/           the user's own network, fusion or encoder. It runs only if it is trusted
 
 No file contains a pickle. `config.json` has the size and hash of the other files.
@@ -41,6 +42,9 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 PROGRAM = "model.pt2"
+ONNX = "model.onnx"
+ONNX_DATA = "model.onnx.data"
+FILES = (CONFIG, WEIGHTS, TOKENIZER, PROGRAM, ONNX, ONNX_DATA)
 MAX_CONFIG_BYTES = 64_000_000  # a config with thousands of classes and scores is smaller
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -74,12 +78,19 @@ class Provenance(Config):
 
 
 class Program(Config):
-    """Difference between the program of torch.export and the network, over all modality subsets."""
+    """Difference between a program (torch.export, ONNX) and the network, over all subsets."""
 
     tolerance: float = Field(
         description="accepted difference of logits, relative to the largest logit or to 1"
     )
     difference: float = Field(description="largest measured difference")
+
+    def describe(self) -> str:
+        """Return the result of the comparison in one line."""
+        return (
+            f"logits of all modality subsets differ by at most {self.difference:.1g} "
+            f"(accepted: {self.tolerance:.1g})"
+        )
 
 
 class Exported(Config):
@@ -105,6 +116,11 @@ class Exported(Config):
     )
     provenance: Provenance
     program: Program | None = None
+    onnx: Program | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="of model.onnx, which computes in fp32",
+    )
     files: dict[str, tuple[int, str]] = Field(
         default={}, description="file -> size in bytes, XXH3-128"
     )

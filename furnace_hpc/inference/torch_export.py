@@ -63,9 +63,18 @@ def _traced(model: Deployed, exported: Exported) -> bytes:
     with torch.no_grad():
         program = torch.export.export(model, (inputs, lengths, present), dynamic_shapes=shapes)
     program.example_inputs = None  # otherwise the file would contain them as a pickle
+    _strip(program)
     file = io.BytesIO()
     torch.export.save(program, file)
     return file.getvalue()
+
+
+def _strip(program: torch.export.ExportedProgram) -> None:
+    """Remove stack traces, which contain the paths of this machine."""
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
 
 
 def largest_difference(model: Deployed, exported: Exported, path: Path) -> float:

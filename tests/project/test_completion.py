@@ -162,7 +162,7 @@ def test_fish_completes(place):
 
 def test_a_list_of_commands_imports_none(place):
     variables = {"COMP_WORDS": "furnace s", "COMP_CWORD": "1", "_FURNACE_COMPLETE": "complete_bash"}
-    assert run(place, "furnace", **variables).split() == ["submit", "status", "schema"]
+    assert run(place, "furnace", **variables).split() == ["submit", "status", "serve", "schema"]
     assert "furnace_hpc.console.completion" in imported(place)
     assert not {"furnace_hpc.launch.planning.planner", "furnace_hpc.monitor.run_status"} & imported(
         place

@@ -42,6 +42,8 @@ MAY = {
     "engine": {"host", "config", "runs", "data", "model"},
     "inference": {"host", "config", "runs", "data", "model", "engine"},
     "checks": {"host", "config", "runs", "data", "model", "engine"},
+    "serving": {"config", "tables", "inference"},
+    "publishing": {"host", "config", "runs", "tables", "data", "inference"},
     "commands": {
         "api",
         "console",
@@ -53,6 +55,8 @@ MAY = {
         "launch",
         "tables",
         "trackers",
+        "publishing",  # inside functions, as it loads torch
+        "serving",  # the same
     },
 }
 LOGIN_PACKAGES = (

@@ -18,5 +18,6 @@ def exported(source: Path, out: Path, **options: Any) -> tuple[Exported, list[st
         "tokenizer": None,
         "with_program": False,
         "replace": False,
+        "with_onnx": False,
     }
     return export(source, out, **defaults | options, report=lines.append), lines

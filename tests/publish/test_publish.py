@@ -1,0 +1,192 @@
+"""`furnace publish`: the chosen run, card, checksums, and that nothing private is left."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from made_once import made_once
+from publish_study import NODE, SCORES, USER, make_study
+from tables_study import complete, study
+from use_study import STEP
+
+from furnace_hpc.cli import run_command
+from furnace_hpc.commands.publish import main
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.inference import Predictor
+from furnace_hpc.publishing.choice import choose
+from furnace_hpc.publishing.private import Private, without_paths
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
+    """The home folder of the study's user."""
+    place = made_once(tmp_path_factory, USER, lambda folder: make_study(folder, small_data))
+    return place
+
+
+@pytest.fixture
+def of_gretchen(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The environment of this user, in the home folder."""
+    monkeypatch.chdir(home)
+    for name, value in {"HOME": str(home), "LOGNAME": USER, "USER": USER}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SITE_API_TOKEN", "Abcdefghi1234567")
+    return home
+
+
+def command(capsys: Any, *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        run_command(main, [str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out, printed.err
+
+
+@pytest.fixture
+def published(of_gretchen: Path, tmp_path: Path, capsys: Any) -> Path:
+    """The folder of the study."""
+    out = tmp_path / "out"
+    code, printed, problem = command(
+        capsys, "--grid", "study", "--out", out, "--license", "apache-2.0"
+    )
+    assert code == 0, problem
+    assert "has the best mean val/digit/accuracy" in printed
+    return out
+
+
+def test_the_folder_is_complete_and_predicts(published: Path, of_gretchen: Path):
+    """Validation chose row and seed. Checksums hold, and the model needs nothing else."""
+    names = {path.name for path in published.iterdir()}
+    assert names == {
+        *("README.md", "SHA256SUMS", "config.json", "grid.yaml", "model.safetensors"),
+        *("results", "tokenizer.json"),
+    }
+    assert {"report.html", "table.csv", "table.md", "table.tex", "runs.csv"} <= {
+        path.name for path in (published / "results").iterdir()
+    }
+    done = subprocess.run(
+        ["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=published, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    files = [path for path in published.rglob("*") if path.is_file()]
+    assert done.stdout.count(": OK") == len(files) - 1
+    origin = json.loads((published / "config.json").read_text())["provenance"]
+    assert (origin["variant"], origin["seed"], origin["step"]) == ("full", 1, STEP)
+    moved = shutil.copytree(published, of_gretchen.parent / "elsewhere")
+    answer = Predictor.load(moved, "cpu").predict(text="it is even").tasks["digit"]
+    [checkpoint] = (of_gretchen / "runs" / "study").glob("full-s1-*/checkpoints/step-*/zero/*.pt")
+    weights = torch.load(checkpoint)["module"]
+    model = Predictor.load(moved, "cpu").model.network
+    for name, value in model.state_dict().items():
+        assert torch.equal(value.float(), weights[name].to(value.dtype).float()), name
+    assert sum(answer.probabilities.values()) == pytest.approx(1)
+    shutil.rmtree(moved)
+
+
+def test_nothing_private_is_published(published: Path, of_gretchen: Path):
+    """Neither home, user and node, nor a secret. The config had such a path before."""
+    spec = next((of_gretchen / "runs" / "study").glob("*/spec.json")).read_text()
+    assert str(of_gretchen) in spec
+    for path in published.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            for word in (str(of_gretchen), str(of_gretchen.parent), USER, NODE, "Abcdefghi1234567"):
+                assert word.encode() not in content, (path, word)
+    config = json.loads((published / "config.json").read_text())["config"]
+    assert config["model"]["text"]["encoder"] == "tiny-bert"
+    assert "tiny-bert" in (published / "grid.yaml").read_text()
+
+
+def test_the_card_is_read_by_the_hub_client(published: Path):
+    """Its scores are those of the published run, and the table has intervals."""
+    from huggingface_hub import ModelCard
+
+    read = ModelCard.load(published / "README.md")
+    assert read.data.license == "apache-2.0"
+    assert read.data.library_name == "furnace-hpc"
+    assert {"multimodal", "text", "image", "audio"} <= {*read.data.tags}
+    [result] = read.data.eval_results
+    assert (result.metric_type, result.metric_value) == ("accuracy", SCORES["full", 1][1])
+    assert (result.dataset_name, result.dataset_split) == ("tridigits", "test")
+    config = json.loads((published / "config.json").read_text())
+    for words in (
+        f"fingerprint `{config['data']['fingerprint']}`",
+        "| variant |",
+        "Of 2 rows, full has the best mean val/digit/accuracy. Of its 2 finished runs",
+        "furnace predict --model . --text",
+        "## Limits",
+        "sha256sum -c SHA256SUMS",
+    ):
+        assert words in read.content, words
+    assert (published / "results" / "table.md").read_text().rstrip() in read.content
+
+
+def test_a_folder_is_not_overwritten(published: Path, capsys: Any):
+    before = (published / "SHA256SUMS").stat().st_ino
+    code, _, problem = command(capsys, "--grid", "study", "--out", published)
+    assert (code, "contains a published model" in problem) == (2, True)
+    (published / "notes.txt").write_text("mine")
+    code, _, problem = command(capsys, "--grid", "study", "--out", published, "--force")
+    assert (code, "contains 'notes.txt', which `furnace publish` has not" in problem) == (2, True)
+    assert (published / "SHA256SUMS").stat().st_ino == before
+    (published / "notes.txt").unlink()
+    code, _, problem = command(
+        capsys, "--grid", "study", "--out", published, "--force", "--variant", "base"
+    )
+    assert code == 0, problem
+    origin = json.loads((published / "config.json").read_text())["provenance"]
+    assert (origin["variant"], origin["seed"]) == ("base", 1), "by validation, not by test"
+    assert [path.name for path in published.parent.iterdir()] == ["out"]
+
+
+def test_a_name_in_a_class_is_an_error(of_gretchen: Path, tmp_path: Path, capsys: Any):
+    """Removing it would change the model."""
+    from furnace_hpc.publishing import folder
+
+    def names(*given: Any) -> Private:
+        return Private((), ("accuracy",))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder, "_private", names)
+        code, _, problem = command(capsys, "--grid", "study", "--out", tmp_path / "out")
+    assert code == 2
+    assert "scores of config.json has a private name" in problem
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_without_results_are_named(tmp_path: Path):
+    ablation = complete(tmp_path)
+    chosen = choose(ablation, None)
+    values = {
+        row.variant: [run.own_result.metrics[chosen.metric] for run in row.runs]
+        for row in ablation.rows
+    }
+    best = max(values, key=lambda name: sum(values[name]))
+    assert (chosen.row.variant, chosen.value) == (best, max(values[best]))
+    assert "Of 4 rows" in chosen.rule
+    with pytest.raises(ConfigError, match="--variant 'ful' is no row; .*full"):
+        choose(ablation, "ful")
+    assert study()
+
+
+def test_paths_become_their_last_part():
+    given = {"a": "/data/x/bert", "b": ["/m/09x0r/y", 1], "c": "/", "d": ["/a/b"] * 100, "e": "x/y"}
+    cleaned = without_paths(given)
+    assert cleaned == given | {"a": "bert", "b": ["y", 1]}
+
+
+def test_short_and_common_names_stay(monkeypatch: pytest.MonkeyPatch):
+    """A user named like a row keeps the table readable."""
+    monkeypatch.setenv("LOGNAME", "base")
+    private = Private.of_this_user([Path("/scratch/base/runs")], ["n1", "node-7"], "variants: base")
+    assert private.names == tuple(
+        name for name in private.names if name not in ("base", "n1", "root")
+    )
+    assert (
+        private.clean("row base on node-7 in /scratch/base/runs/x") == "row base on user in runs/x"
+    )
+    assert private.found_in(b"see /scratch/base/runs/x", True) == "/scratch/base/runs"
+    assert private.found_in(b"token=Abcdefghi1234567", True) == "a text that looks like a secret"
