@@ -13,6 +13,9 @@ from furnace_hpc.engine.checkpoint.host_copy import HostCopy
 from furnace_hpc.engine.checkpoint.tensor_files import write_files
 from furnace_hpc.runs.records.checkpoint_files import describe
 
+OFFLOADED = {
+    f"offload_{what}": {"device": "cpu", "pin_memory": False} for what in ("optimizer", "param")
+}
 FULL = "OSError: [Errno 28] No space left on device"
 WHOLE: list[dict[str, Any]] = [
     *({"do": "train_on", "source": f"stage {stage}", "stage": stage} for stage in (0, 1, 2, 3)),
@@ -23,6 +26,13 @@ WHOLE: list[dict[str, Any]] = [
         {"do": "overlapped", "source": f"overlapped {stage}", "stage": stage, "then": "step"}
         for stage in (0, 2, 3)
     ),
+    {
+        "do": "overlapped",
+        "source": "overlapped offloaded",
+        "stage": 3,
+        "zero": OFFLOADED,
+        "then": "step",
+    },
     {
         "do": "overlapped",
         "source": "overlapped bf16",
@@ -99,7 +109,9 @@ def test_copy_during_the_next_step(answers: dict[str, Any]):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("source", [f"overlapped {case}" for case in (0, 2, 3, "bf16")])
+@pytest.mark.parametrize(
+    "source", [f"overlapped {case}" for case in (0, 2, 3, "offloaded", "bf16")]
+)
 def test_copy_during_a_step_of_each_stage(whole: dict[str, Any], source: str):
     check_overlapped(whole[source])
 
