@@ -103,7 +103,7 @@ def overlapped(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
 
 
 def fail_copy(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
-    """The last rank has no memory for the copy of the best step. Training continues to a boundary."""
+    """The last rank has no memory for the copy of the best step. Training continues meanwhile."""
     from furnace_hpc.engine.checkpoint import host_copy
 
     run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
