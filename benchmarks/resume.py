@@ -32,6 +32,7 @@ STAGES, SIZES, STEPS, MOST_ATTEMPTS = (1, 2, 3), (1, 2), 12, 6
 KINDS = {
     "train": 6,
     "evaluation": 4,
+    "copy": 3,
     "save": 8,
     "rename": 4,
     "delete": 1,
@@ -39,7 +40,8 @@ KINDS = {
     "time": 3,
     "start": 1,
 }
-INSIDE = ("save", "rename", "delete")
+BY_ANY_RANK = ("start", "train", "evaluation", "copy", "save")
+INSIDE = ("copy", "save", "rename", "delete")
 
 
 def main() -> None:
@@ -122,10 +124,11 @@ def _one(work: Path, data: Path, seed: int, number: int) -> dict[str, Any]:
 
 def _point(draw: random.Random, size: int, calm_s: float) -> Point:
     [kind] = draw.choices(list(KINDS), weights=list(KINDS.values()))
-    rank = draw.randrange(size) if kind in ("start", "train", "evaluation", "save") else 0
+    rank = draw.randrange(size) if kind in BY_ANY_RANK else 0
     nth = {
         "train": draw.randint(1, STEPS),
         "evaluation": draw.randint(1, 6),
+        "copy": draw.randint(1, 20),
         "save": draw.randint(1, 30),
         "rename": draw.randint(1, 4),
         "delete": draw.randint(1, 2),

@@ -23,6 +23,14 @@ def zero_settings(engine: Engine) -> dict[str, Any]:
     return dict(engine.config["zero_optimization"])
 
 
+def inner_optimizer(engine: Engine) -> torch.optim.Optimizer:
+    """The optimizer of torch.optim, which ZeRO calls for this rank's part of the weights."""
+    found: torch.optim.Optimizer = engine.optimizer
+    if engine.zero_optimization_stage():
+        found = engine.optimizer.optimizer
+    return found
+
+
 def build_engine(model: nn.Module, config: TrainConfig, processes: Processes) -> Engine:
     """Collective. Create the optimizer and DeepSpeed's engine around the model.
 

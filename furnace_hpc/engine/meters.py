@@ -4,6 +4,7 @@ import os
 import platform
 import resource
 import time
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -81,7 +82,13 @@ def device_name(device: torch.device) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that influence the numbers, and the image."""
-    found = {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    found = {"python": platform.python_version(), **_library_versions()}
     if image := os.environ.get(IMAGE):
         found["image"] = image
     return found
+
+
+@cache
+def _library_versions() -> dict[str, str]:
+    """Every checkpoint has them, and each look-up reads files."""
+    return {name: version(name) for name in LIBRARIES}

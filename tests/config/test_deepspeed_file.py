@@ -30,6 +30,9 @@ def test_shipped_files_have_the_stage_of_their_name(path):
         offloads = content.zero_optimization.offload_optimizer is not None
         assert content.bf16.check_grad_overflow is (None if offloads else False)
         assert content.zero_optimization.overlap_comm
+    elif stage:  # a CPU adds up small buckets in its cache, and copies no gradient
+        assert content.zero_optimization.reduce_bucket_size == 5_000_000
+        assert content.zero_optimization.contiguous_gradients is False
     # fp32 accumulation at stage 1 would make DeepSpeed reduce gradients after backward
     if fp32 or stage == 1:
         assert content.data_types is None

@@ -11,6 +11,7 @@ from killed_run import differences, new_run, repeated_steps
 
 STEPS = 7
 POINTS = {
+    "while the state is copied": Point("copy", nth=4, rank=1, seconds=0.05),
     "a torn file, as after a power cut": Point("save", nth=2, rank=1, how="torn"),
     "no manifest": Point("save", nth=3, rank=0, how="before"),
     "not renamed": Point("rename", nth=2, how="before"),
@@ -30,7 +31,11 @@ def calm(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> Path:
 
 
 # The other points take the same two attempts each.
-QUICK = ("a torn file, as after a power cut", "renamed, not recorded")
+QUICK = (
+    "while the state is copied",
+    "a torn file, as after a power cut",
+    "renamed, not recorded",
+)
 WHEN = (w if w in QUICK else pytest.param(w, marks=pytest.mark.slow) for w in POINTS)
 
 

@@ -1,5 +1,6 @@
 """Saving in the background: contents of checkpoints, and failed saves."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,39 @@ from furnace_hpc.engine.checkpoint.host_copy import HostCopy
 from furnace_hpc.engine.checkpoint.tensor_files import write_files
 from furnace_hpc.runs.records.checkpoint_files import describe
 
+OFFLOADED = {
+    f"offload_{what}": {"device": "cpu", "pin_memory": False} for what in ("optimizer", "param")
+}
 FULL = "OSError: [Errno 28] No space left on device"
 WHOLE: list[dict[str, Any]] = [
     *({"do": "train_on", "source": f"stage {stage}", "stage": stage} for stage in (0, 1, 2, 3)),
     {"do": "train_on", "source": "bf16", "stage": 1, "precision": "bf16"},
     *({"do": "bad_gradient", "source": f"gradient {stage}", "stage": stage} for stage in (0, 2, 3)),
     {"do": "bad_gradient", "source": "gradient bf16", "stage": 1, "precision": "bf16"},
+    *(
+        {"do": "overlapped", "source": f"overlapped {stage}", "stage": stage, "then": "step"}
+        for stage in (0, 2, 3)
+    ),
+    {
+        "do": "overlapped",
+        "source": "overlapped offloaded",
+        "stage": 3,
+        "zero": OFFLOADED,
+        "then": "step",
+    },
+    {
+        "do": "overlapped",
+        "source": "overlapped bf16",
+        "stage": 1,
+        "precision": "bf16",
+        "then": "step",
+    },
 ]
 CASES: list[dict[str, Any]] = [
+    {"do": "overlapped", "source": "overlapped 1", "stage": 1, "then": "step", "ema": 0.9},
+    {"do": "overlapped", "source": "overlapped wait", "stage": 1, "then": "wait"},
+    {"do": "overlapped", "source": "overlapped save", "stage": 1, "then": "save"},
+    {"do": "fail_copy", "source": "no memory", "stage": 1},
     {"do": "fail", "source": "periodic", "stage": 1, "failures": 1, "is_best": False},
     {"do": "fail", "source": "best", "stage": 1, "failures": 2, "is_best": True},
     {
@@ -73,6 +99,49 @@ def test_saved_state_is_that_of_its_step(whole: dict[str, Any], source: str):
     assert [busy > 0 for busy in answer["busy"]] == [True, False] * 2
     assert answer["due"] == [True, False] * 2
     assert (answer["saved"], answer["steps"]) == (4, [2, 4])
+
+
+@pytest.mark.distributed
+def test_copy_during_the_next_step(answers: dict[str, Any]):
+    """The update waits for the copy. Buffers and random states are those of before the step."""
+    check_overlapped(answers["overlapped 1"])
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    "source", [f"overlapped {case}" for case in (0, 2, 3, "offloaded", "bf16")]
+)
+def test_copy_during_a_step_of_each_stage(whole: dict[str, Any], source: str):
+    check_overlapped(whole[source])
+
+
+def check_overlapped(answer: dict[str, Any]) -> None:
+    before, after = answer["copied before an update"]
+    assert (before, after) == (0, answer["copied"]), "forward and backward did not wait for it"
+    assert answer["equal"]
+    assert answer["share"] > 0.6, "most of the state is copied beside the step"
+    assert (answer["parameters beside own code"], answer["steps"]) == (0, [2])
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("then", "steps"), [("wait", [2]), ("save", [2, 3])])
+def test_copy_before_an_end_of_training(answers: dict[str, Any], then: str, steps: list[int]):
+    """The end of a training waits for the copy, and so does a stop signal."""
+    answer = answers[f"overlapped {then}"]
+    assert (answer["equal"], answer["steps"]) == (True, steps)
+
+
+@pytest.mark.distributed
+def test_failed_copy_ends_all_ranks(answers: dict[str, Any]):
+    """It is not tried again, because the state has changed since."""
+    message = "the training state could not be copied to host memory (MemoryError: no memory)"
+    assert answers["no memory"] == {
+        "raised": [message] * 2,
+        "tries": 1,
+        "steps": [1],
+        "leftovers": [],
+    }
 
 
 @pytest.mark.distributed
@@ -164,6 +233,25 @@ def test_host_copy():
     again = host_copy.copy(content)
     assert {name: again[name].data_ptr() for name in where} == where
     assert torch.equal(again["flat"], torch.zeros(12))
+
+
+def test_host_copy_of_stable_storages():
+    """`copy` leaves them, `finish` copies them, and a step between both changes the rest."""
+    stable, rest = torch.arange(6.0), torch.arange(6.0)
+    host_copy = HostCopy()
+    copy = host_copy.copy([stable, rest], {stable.data_ptr()})
+    rest.zero_()
+    stable.add_(1)
+    waiting = threading.Thread(target=host_copy.join)
+    waiting.start()
+    waiting.join(0.05)
+    assert waiting.is_alive()
+    host_copy.finish()
+    waiting.join(30)
+    stable.zero_()
+    host_copy.finish()
+    assert copy[0].tolist() == [1, 2, 3, 4, 5, 6], "the second call copies nothing"
+    assert copy[1].tolist() == [0, 1, 2, 3, 4, 5]
 
 
 class StubCudart:

@@ -42,6 +42,7 @@ LAUNCHES = {
         [
             ["zero_against_ddp", ["zero2 fp32"], 10],
             ["accumulated", 2],
+            ["bucketed"],
             ["means_and_maxima"],
             ["every_loss", "low_rank", 12],
         ],
@@ -54,7 +55,8 @@ LAUNCHES = {
     "divided, two": (2, [["divided_at_start"]]),
     "four": (4, [["zero_against_ddp", ["zero0", "zero1", "zero2", "zero3"], 4]]),
 }
-NEED_DATA = {"zero_against_ddp", "accumulated", "evaluated", "every_loss", "divided_at_start"}
+NEED_DATA = {"zero_against_ddp", "accumulated", "bucketed", "evaluated", "every_loss"}
+NEED_DATA |= {"divided_at_start"}
 Answers = Callable[[str, str], list[Any]]
 
 
@@ -102,6 +104,13 @@ def test_losses_of_all_stages_equal_ddp(launch: str, answers: Answers):
             )
     if len(ddp) == 10:
         assert ddp[-1] < ddp[0] - 0.05
+
+
+def test_buckets_of_gradients_change_no_bit(answers: Answers):
+    """On two ranks: a sum of two numbers has one order."""
+    for answer in answers("two", "bucketed"):
+        assert answer["shipped"] == answer["one buffer"] == answer["small"]
+        assert answer["shipped"][0][-1] < answer["shipped"][0][0]
 
 
 @pytest.mark.parametrize("launch", ["divided, one", "divided, two"])

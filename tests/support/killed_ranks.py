@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from forked_ranks import forked, wait_for
 
 LIMIT_S = 240
+COPY_S = 0.01  # of each storage
 SYNCS = ("before", "torn", "after")
 RENAMES = ("before", "after")
 
@@ -26,6 +28,7 @@ class Point:
 
     - start: before anything is loaded.
     - train, evaluation: `seconds` after a step, or a batch of an evaluation, has begun.
+    - copy: `seconds` after a thread has begun to copy a part of the state to host memory.
     - save: before or after the fsync of a checkpoint's file, or with a torn file.
     - rename: before or after a checkpoint is renamed.
     - delete: with an old checkpoint partly deleted.
@@ -81,6 +84,7 @@ def _rank(
     os.dup2(log, 1)
     os.dup2(log, 2)
     _note_samples(run, attempt, rank)
+    _slow_copies()
     if point and point["rank"] == rank:
         arrange_death(Point(**point))
     with RankVerdict(run, attempt, rank) as verdict:
@@ -110,6 +114,19 @@ def _note_samples(run: Any, attempt: int, rank: int) -> None:
     TrainBatches.of_step = noted
 
 
+def _slow_copies() -> None:
+    """Let the copy to host memory last about as long as the next step of the tiny network."""
+    from furnace_hpc.engine.checkpoint import host_copy
+
+    copy = host_copy.copy_storage
+
+    def slow(source: Any, target: Any) -> None:
+        time.sleep(COPY_S)
+        copy(source, target)
+
+    host_copy.copy_storage = slow
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -123,6 +140,8 @@ def arrange_death(point: Point) -> None:
         _die_during("step" if point.kind == "train" else "evaluation", comes, point.seconds)
     elif point.kind == "stop":
         _stop_during(point.how)
+    elif point.kind == "copy":
+        _die_in_copy(comes, point.seconds)
     elif point.kind == "save":
         _die_at_fsync(comes, point)
     elif point.kind in ("rename", "result"):
@@ -167,6 +186,20 @@ def _stop_during(activity: str) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     Watchdog.heartbeat = observed
+
+
+def _die_in_copy(comes: Any, seconds: float) -> None:
+    from furnace_hpc.engine.checkpoint import host_copy
+
+    copy = host_copy.copy_storage
+
+    def deadly(source: Any, target: Any) -> None:
+        if comes():
+            time.sleep(seconds)
+            die()
+        copy(source, target)
+
+    host_copy.copy_storage = deadly
 
 
 def _die_at_fsync(comes: Any, point: Point) -> None:

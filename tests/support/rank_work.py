@@ -143,6 +143,22 @@ def several(processes: Processes, calls: list[list[Any]]) -> list[Any]:
     return [globals()[name](processes, *arguments) for name, *arguments in calls]
 
 
+def bucketed(processes: Processes, data: str) -> dict[str, Any]:
+    """Losses and parameters with zero1_fp32, and with gradients in one large buffer."""
+    one_buffer = {
+        "deepspeed__zero_optimization__contiguous_gradients": True,
+        "deepspeed__zero_optimization__reduce_bucket_size": 200_000_000,
+    }
+    small = {"deepspeed__zero_optimization__reduce_bucket_size": 1000}
+    found = {}
+    for name, changes in (("shipped", {}), ("small", small), ("one buffer", one_buffer)):
+        config = make_config("zero1_fp32", micro_batch_size=2, **changes)
+        losses, engine = zero_steps(config, data, processes, 4)
+        found[name] = [losses, parameters_sha256(full_fp32_parameters(engine))]
+        engine.destroy()
+    return found
+
+
 def accumulated(processes: Processes, data: str, micro_batch_size: int) -> dict[str, Any]:
     """Parameters after some steps with a global batch of 8 and this micro-batch size."""
     # A large eps: Adam turns the rounding error of a gradient that should be 0 (the bias of keys)

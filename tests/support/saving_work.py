@@ -49,6 +49,94 @@ def train_on(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     }
 
 
+def overlapped(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
+    """A copy to host memory that is held until the next update of the weights, or until a wait."""
+    from furnace_hpc.engine.checkpoint import host_copy, loader
+    from furnace_hpc.engine.checkpoint.collect import stable_storages
+    from furnace_hpc.engine.deepspeed_engine import inner_optimizer
+
+    run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
+    copy, gate, copied, seen = host_copy.copy_storage, threading.Event(), list[int](), list[int]()
+
+    def held(source: Any, target: Any) -> None:
+        assert gate.wait(30)
+        copy(source, target)
+        copied.append(source.nbytes())
+
+    def release(*_: Any) -> None:
+        seen.append(len(copied))
+        threading.Timer(0.2, gate.set).start()
+
+    steps_of(engine, case, processes, 0, 2)
+    inner, hooks = inner_optimizer(engine), list[Any]()
+    if case["then"] == "step":
+        hooks.append(inner.register_step_pre_hook(release))
+    saver = saver_of(engine, run, processes, checkpoint_every=2)
+    hooks.append(inner.register_step_pre_hook(lambda *_: seen.append(len(copied))))
+    wanted, random = state_of(engine), torch.get_rng_state()
+    host_copy.copy_storage = held
+    saver.begin({"step": 2})
+    torch.rand(3)
+    if case["then"] == "step":
+        steps_of(engine, case, processes, 2, 1)
+    else:
+        release()
+    if case["then"] == "save":
+        saver.save({"step": 3})
+    saver.wait(3)
+    host_copy.copy_storage = copy
+    for hook in hooks:
+        hook.remove()
+    steps_of(engine, case, processes, 3, 1)
+    loader.load(context_of(engine, run, processes), 2)
+    own = {parameter.untyped_storage().data_ptr() for parameter in engine.module.parameters()}
+    answer = {
+        "equal": _equal(state_of(engine), wanted) and torch.equal(torch.get_rng_state(), random),
+        "copied before an update": seen[:2] if seen[1:] else [0, len(copied)],
+        "copied": len(copied),
+        "share": sum(copied) / max(saver._host_copy.num_bytes - random.nbytes, 1),
+        "parameters beside own code": len(own & stable_storages(engine, has_own_code=True)),
+        "steps": saved_steps(run),
+    }
+    engine.destroy()
+    return answer
+
+
+def fail_copy(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
+    """The last rank has no memory for the copy of the best step. Training continues meanwhile."""
+    from furnace_hpc.engine.checkpoint import host_copy
+
+    run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
+    saver, copy, tries = saver_of(engine, run, processes), host_copy.copy_storage, list[int]()
+    steps_of(engine, case, processes, 0, 1)
+    assert saver.save({"step": 1})
+
+    def fails(source: Any, target: Any) -> None:
+        tries.append(1)
+        if processes.rank == processes.world_size - 1:
+            raise MemoryError("no memory")
+        copy(source, target)
+
+    host_copy.copy_storage = fails
+    raised = ""
+    try:
+        saver.begin({"step": 2}, is_best=True)
+        steps_of(engine, case, processes, 1, 1)
+        saver.wait(3)
+    except RuntimeError as error:
+        raised = str(error)
+    host_copy.copy_storage = copy
+    engine.destroy()
+    all_raised, all_tries = processes.gather(raised), processes.gather(len(tries))
+    leftovers = [path.name for path in run.checkpoints.glob("step-*.tmp-*")]
+    return {
+        "raised": all_raised,
+        "tries": all_tries[-1],
+        "steps": saved_steps(run),
+        "leftovers": leftovers,
+    }
+
+
 def bad_gradient(processes: Any, folder: Path, case: Case) -> list[str]:
     """Errors of a good step, and of one whose gradient is not finite on one rank."""
     from furnace_hpc.engine.loop import check_gradient, check_parameters
@@ -257,7 +345,7 @@ def stop_during_save(processes: Any, folder: Path, case: Case) -> dict[str, Any]
 
 
 def _equal(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    kinds = ("fp32", "exp_avg", "exp_avg_sq", "buffers")
+    kinds = set(wanted) - {"groups"}
     same = [
         torch.equal(found[kind][name], wanted[kind][name])
         for kind in kinds

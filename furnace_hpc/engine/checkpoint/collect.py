@@ -1,12 +1,16 @@
 """The content that DeepSpeed would save, collected instead of written.
 
-This uses DeepSpeed's interface for checkpoint writers.
+This uses DeepSpeed's interface for checkpoint writers. `stable_storages` names the part of it that
+only an update of the weights changes.
 """
 
 from pathlib import Path
 from typing import Any
 
-from furnace_hpc.engine.deepspeed_engine import Engine
+import torch
+from torch import Tensor
+
+from furnace_hpc.engine.deepspeed_engine import Engine, inner_optimizer
 
 _FOLDER = "/nowhere"  # DeepSpeed needs a folder name; nothing is written there
 
@@ -38,3 +42,29 @@ def collect_files(engine: Engine, tag: str, client_state: dict[str, Any]) -> dic
         engine.checkpoint_engine = original
         del engine._copy_recovery_script
     return files
+
+
+def stable_storages(engine: Engine, has_own_code: bool) -> set[int]:
+    """Addresses of storages in host memory that only the optimizer's step changes.
+
+    They belong to fp32 weights, moments, the moving average and the network's parameters. A forward
+    pass may change buffers. A grid's own code may change parameters in it. Stage 3 gathers and
+    frees parameters in each pass. With a GPU the set is empty, because copies by a GPU beside its
+    computations have not been tried.
+    """
+    if torch.cuda.is_available():
+        return set()
+    stage, inner = engine.zero_optimization_stage(), inner_optimizer(engine)
+    found = [value for state in inner.state.values() for value in state.values()]
+    if stage == 3:
+        found += engine.optimizer.fp32_partitioned_groups_flat
+    elif stage:
+        found += [part for group in inner.param_groups for part in group["params"]]
+    if stage < 3 and not has_own_code:
+        found += engine.module.parameters()
+    stable = {_address(value) for value in found if isinstance(value, Tensor)}
+    return stable - {_address(buffer) for buffer in engine.module.buffers()}
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

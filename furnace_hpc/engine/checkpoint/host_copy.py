@@ -1,13 +1,21 @@
-"""Copy a checkpoint's contents into host memory, so that training continues meanwhile."""
+"""Copy a checkpoint's contents into host memory, so that training continues meanwhile.
+
+The training waits only for the part that a forward or backward pass may change. A thread copies the
+rest, and the next update of the weights waits for it.
+"""
 
 import io
 import pickle
+import threading
 from collections import defaultdict
+from collections.abc import Collection
 from contextlib import suppress
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import UntypedStorage
 from torch.storage import TypedStorage
 
@@ -27,6 +35,11 @@ class HostCopy:
     def __init__(self) -> None:
         self._buffers: dict[int, list[_Buffer]] = {}
         """Size in bytes -> buffers of the last copy."""
+        self._left: list[tuple[UntypedStorage, UntypedStorage]] = []
+        """Source and copy of each storage that `finish` copies."""
+        self._is_finished = threading.Event()
+        self._is_finished.set()
+        self._error: BaseException | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -39,22 +52,31 @@ class HostCopy:
             buffer.free()
         self._buffers = {}
 
-    def copy(self, content: Any) -> Any:
+    def copy(self, content: Any, stable: Collection[int] = ()) -> Any:
         """Copy anything that torch.save accepts. The last copy is overwritten.
 
         As in torch.save, everything but the storages is pickled. Tensors that share a storage share
         its copy.
+
+        Args:
+            content: what is copied.
+            stable: addresses of storages in host memory that `finish` copies. They must not change
+                until `join` returns.
         """
         free: dict[int, list[_Buffer]] = self._buffers
         used: dict[int, list[_Buffer]] = defaultdict(list)
         copies: dict[_StorageKey, UntypedStorage] = {}
+        left: list[tuple[UntypedStorage, UntypedStorage]] = []
 
-        def copy_storage(storage: UntypedStorage) -> _StorageKey:
+        def copy_once(storage: UntypedStorage) -> _StorageKey:
             key = str(storage.device), storage.data_ptr()
             if key not in copies:
                 size = storage.nbytes()
                 buffer = free[size].pop() if free.get(size) else _Buffer(size)
-                buffer.storage.copy_(storage, non_blocking=True)
+                if storage.data_ptr() in stable and storage.device.type == "cpu":
+                    left.append((storage, buffer.storage))
+                else:
+                    buffer.storage.copy_(storage, non_blocking=True)
                 used[size].append(buffer)
                 copies[key] = buffer.storage
             return key
@@ -62,9 +84,9 @@ class HostCopy:
         class Pickler(pickle.Pickler):
             def persistent_id(self, part: Any) -> Any:
                 if isinstance(part, TypedStorage):
-                    return copy_storage(part._untyped_storage), part.dtype
+                    return copy_once(part._untyped_storage), part.dtype
                 if isinstance(part, UntypedStorage):
-                    return copy_storage(part), None
+                    return copy_once(part), None
                 return None
 
         class Unpickler(pickle.Unpickler):
@@ -84,7 +106,46 @@ class HostCopy:
             torch.cuda.synchronize()
         self.close()  # those that this copy did not need
         self._buffers = dict(used)
+        self._left, self._error = left, None
+        if left:
+            self._is_finished.clear()
         return result
+
+    def finish(self) -> None:
+        """Copy the storages that `copy` has left. Another thread may call it.
+
+        After an error it copies nothing more: the storages may have changed since.
+
+        Raises:
+            RuntimeError: at each call, if the copy has failed.
+        """
+        try:
+            for source, target in self._left:
+                copy_storage(source, target)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._left = []
+            self._is_finished.set()
+        if self._error:
+            raise RuntimeError(
+                "the training state could not be copied to host memory "
+                f"({type(self._error).__name__}: {self._error})"
+            ) from self._error
+
+    def join(self) -> None:
+        """Wait until `finish` has copied. From then on the storages may change."""
+        self._is_finished.wait()
+
+
+def copy_storage(source: UntypedStorage, target: UntypedStorage) -> None:
+    """Copy host memory. Unlike torch's copy of a storage, it lets other threads run meanwhile."""
+    np.copyto(_bytes_of(target), _bytes_of(source))
+
+
+def _bytes_of(storage: UntypedStorage) -> NDArray[np.uint8]:
+    found: NDArray[np.uint8] = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+    return found
 
 
 class _Buffer:

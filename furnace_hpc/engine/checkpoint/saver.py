@@ -1,7 +1,9 @@
 """Save a run's checkpoints while it trains.
 
-1. A step stops while DeepSpeed lists the content and HostCopy copies it.
-2. A thread of each rank writes the copy into a temporary folder.
+1. A step stops while DeepSpeed lists the content and HostCopy copies what the next forward and
+   backward pass may change.
+2. A thread of each rank copies the rest, for which the next update of the weights waits. Then it
+   writes the copy into a temporary folder.
 3. When all ranks have written, rank 0 writes the manifest and renames the folder.
 4. Each rank reads its files back.
 5. Rank 0 deletes older checkpoints.
@@ -22,15 +24,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from furnace_hpc.config.own_code.references import references
 from furnace_hpc.engine.checkpoint.background import BackgroundTask
-from furnace_hpc.engine.checkpoint.collect import collect_files
+from furnace_hpc.engine.checkpoint.collect import collect_files, stable_storages
 from furnace_hpc.engine.checkpoint.host_copy import HostCopy
 from furnace_hpc.engine.checkpoint.io_problem import IoProblem, worst
 from furnace_hpc.engine.checkpoint.loader import TAG, check_is_newest, replaced_message
 from furnace_hpc.engine.checkpoint.random_state import random_state
 from furnace_hpc.engine.checkpoint.tensor_files import write_files
 from furnace_hpc.engine.context import RunContext
-from furnace_hpc.engine.deepspeed_engine import zero_settings
+from furnace_hpc.engine.deepspeed_engine import inner_optimizer, zero_settings
 from furnace_hpc.engine.meters import versions
 from furnace_hpc.host.lifecycle import newest_attempt
 from furnace_hpc.runs.code import code_hash
@@ -76,8 +79,11 @@ class CheckpointSaver:
         """Newest step with a complete checkpoint."""
         self._step, self._due_step, self._retry_steps = saved, self._next_multiple(saved), 1
         self._host_copy: HostCopy | None = None
+        self._has_own_code = bool(references(context.config))
         if context.config.checkpoint_in_background:
-            self._host_copy = HostCopy()
+            self._host_copy = host_copy = HostCopy()
+            optimizer = inner_optimizer(context.engine)
+            self._hook = optimizer.register_step_pre_hook(lambda *_: host_copy.join())
         self._pending: _PendingCheckpoint | None = None
         self._remaining_stages: Iterator[None] = iter(())
         self._lead_time = LeadTime.of_attempt(context.folder, context.attempt)
@@ -93,6 +99,7 @@ class CheckpointSaver:
         if kind is FloatingPointError:
             self.wait(self.saved)
         if kind is None and self._host_copy:  # the end of the run needs the memory
+            self._hook.remove()
             self._host_copy.close()
 
     @property
@@ -179,18 +186,21 @@ class CheckpointSaver:
         self.wait(step)
         self._context.watchdog.heartbeat(f"saving step {step}")
         nonce = self._agree_on_nonce()
-        files = collect_files(self._context.engine, TAG, {"furnace": state})
+        engine = self._context.engine
+        files = collect_files(engine, TAG, {"furnace": state})
         files[f"random-{self._processes.rank}.pt"] = random_state(self._processes.device)
-        if host_copy:
-            files = host_copy.copy(files)
         final = self._folder.checkpoint(step)
         temporary = final.with_name(f"{final.name}.tmp-{nonce}")
         manifest, digests = self._manifest(state), FileDigests()
-        task = BackgroundTask(
-            lambda: digests.update(write_files(files, temporary)),
-            tries,
-            self._context.watchdog.timeout_s / 2,
-        )
+        if host_copy:
+            files = host_copy.copy(files, stable_storages(engine, self._has_own_code))
+
+        def write() -> None:
+            if host_copy:
+                host_copy.finish()
+            digests.update(write_files(files, temporary))
+
+        task = BackgroundTask(write, tries, self._context.watchdog.timeout_s / 2)
         self._due_step = self._next_multiple(step)
         self._pending = _PendingCheckpoint(step, temporary, final, manifest, is_best, task, digests)
         self._remaining_stages = self._complete(self._pending, saved_before=self.saved)

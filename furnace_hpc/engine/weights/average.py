@@ -13,7 +13,7 @@ from torch import Tensor
 
 from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.engine.checkpoint.shards import AVERAGE
-from furnace_hpc.engine.deepspeed_engine import Engine
+from furnace_hpc.engine.deepspeed_engine import Engine, inner_optimizer
 from furnace_hpc.engine.ranks.stop import Stopped
 
 
@@ -88,10 +88,8 @@ def _update_network(engine: Engine) -> None:
 
 def _parts(engine: Engine) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """This rank's fp32 weights, and the optimizer's state of each part that has been trained."""
-    optimizer = engine.optimizer
-    stage = engine.zero_optimization_stage()
-    inner = optimizer.optimizer if stage else optimizer
-    if stage == 3:
+    optimizer, inner = engine.optimizer, inner_optimizer(engine)
+    if engine.zero_optimization_stage() == 3:
         parts = optimizer.fp32_partitioned_groups_flat
     else:
         parts = [part for group in optimizer.param_groups for part in group["params"]]
