@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import draw_history
 import record
@@ -73,6 +73,7 @@ def main() -> None:
     """Compare the trees, print the ratios, and add them to the history."""
     options = _options()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # then the worktree is removed
+    cases = _chosen(options.cases)
     try:
         commit = _commit_of(options.base)
         why_not = record.find_problem() if record.is_wanted() else "RECORD=no"
@@ -82,7 +83,7 @@ def main() -> None:
         print(f"this tree against {options.base or 'release'} ({commit[:12]})", flush=True)
         with tempfile.TemporaryDirectory(prefix="fbench") as folder, _worktree(commit) as base:
             sides = (Side("new", ROOT, Path(folder) / "n"), Side("base", base, Path(folder) / "b"))
-            found = compare(_chosen(options.cases), sides, options.limit_s)
+            found = compare(cases, sides, options.limit_s)
     except KeyboardInterrupt:
         sys.exit(130)
     if not why_not and not record.find_problem():
@@ -111,7 +112,7 @@ def _options() -> argparse.Namespace:
 def _chosen(names: Sequence[str]) -> list[Case]:
     known = {case.name: case for case in CASES}
     if unknown := [name for name in names if name not in known]:
-        sys.exit(f"error: no case {unknown[0]!r}. Choose from: {', '.join(known)}")
+        _refuse(f"no case {unknown[0]!r}. Choose from: {', '.join(known)}")
     return [known[name] for name in names or known]
 
 
@@ -122,8 +123,12 @@ def _commit_of(base: str) -> str:
         return git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").strip()
     except (OSError, subprocess.SubprocessError):
         problem = f"git knows no commit {base!r}" if base else "there is no release tag"
-        print(f"error: {problem}. Name a commit or tag: make bench BASE=NAME", file=sys.stderr)
-        sys.exit(2)
+        _refuse(f"{problem}. Name a commit or tag: make bench BASE=NAME")
+
+
+def _refuse(problem: str) -> NoReturn:
+    print(f"error: {problem}", file=sys.stderr)
+    sys.exit(2)
 
 
 @contextmanager

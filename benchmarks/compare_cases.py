@@ -345,6 +345,7 @@ def write_results_once(side: Side) -> None:
 
 
 CASES = [
+    Case("import of furnace_hpc", _words("-c", "import furnace_hpc")),
     Case("import of submit", _words("-c", "import furnace_hpc.submit")),
     Case("submit --dry-run of 1,000 runs", _words(*_SUBMIT, "--dry-run"), write_grid),
     Case(

@@ -1,4 +1,6 @@
-"""Draw results/history.jsonl, which compare.py writes: python benchmarks/draw_history.py
+"""Draw the history of compare.py, results/history.jsonl.
+
+    python benchmarks/draw_history.py
 
 Each panel is a measure, and each point a comparison: new / base on a logarithmic axis, with its
 interval. It needs matplotlib.
