@@ -5,6 +5,7 @@
 # make test-slurm  all tests on a real Slurm; with SLURM=24.11 in another Debian release, which slurm/roots prepares
 # make test-all    all tests
 # make check       format, lint, types, spelling
+# make bench       compare the speed with that of the newest release; BASE=NAME names another commit or tag
 # make docs        the documentation as a site, in build/site
 # Add PYTHON=python3.12 to any of them to make the environment with that Python.
 PYTHON ?= python3
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 # Container images often set it. Then every rank would compile torch and DeepSpeed at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-slurm test test-slow test-slurm test-all check docs format clean
+.PHONY: demo demo-slurm test test-slow test-slurm test-all bench check docs format clean
 demo: $(VENV)/.demo
 	$(BIN)/furnace submit --grid ablation --cluster local
 
@@ -41,6 +42,9 @@ else
 endif
 
 test-all: test test-slow
+
+bench: $(VENV)/.demo
+	$(BIN)/python benchmarks/compare.py $(if $(BASE),--base $(BASE))
 
 docs: $(VENV)/.docs
 	$(BIN)/python docs/generate_reference.py && $(BIN)/zensical build --clean --strict

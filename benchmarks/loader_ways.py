@@ -6,6 +6,7 @@ Each opens a folder and yields batches per epoch.
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.loading.batches import BatchReader, HostBatch
-from furnace_hpc.data.loading.prefetch import BatchPrefetcher, BatchRequest
+from furnace_hpc.data.loading.prefetch import DEPTH, BatchPrefetcher, BatchRequest
 
 BATCH, WORKERS = 32, 2
 PEERS = ("webdataset", "litdata", "hf datasets")
@@ -94,14 +95,17 @@ def packed_no_thread(folder: Path) -> Epoch:
 
 
 def memory_copy(folder: Path) -> Epoch:
-    """Copy the same bytes from memory to memory, in stored order, to the same place each time."""
+    """Copy the same bytes from memory to memory, in stored order, to each of some places in turn.
+
+    The prefetch thread has so many batches at a time. One place alone would stay in the cache.
+    """
     train = open_columns(folder / "packed").split("train")
     sources = [np.array(train[name]) for name in FIELDS]
-    targets = [np.empty_like(source[:BATCH]) for source in sources]
+    targets = [[np.empty_like(source[:BATCH]) for source in sources] for _ in range(DEPTH + 1)]
 
     def epoch() -> Iterator[int]:
-        for first in range(0, SAMPLES, BATCH):
-            for source, target in zip(sources, targets, strict=True):
+        for first, places in zip(range(0, SAMPLES, BATCH), cycle(targets), strict=False):
+            for source, target in zip(sources, places, strict=True):
                 np.copyto(target, source[first : first + BATCH])
             yield BATCH
 

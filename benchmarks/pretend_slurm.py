@@ -1,17 +1,54 @@
 """Slurm's commands as scripts: they count their calls, and answer from files at once.
 
 `install` writes them into a folder for the front of PATH. sbatch accepts every job, squeue prints
-the file `queue` of that folder, and the other commands know nothing.
+the jobs of `write_queue` in the format that it is asked for, and the other commands know nothing.
 """
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
+
+# A line of the file `queue` has the values of these letters, separated by tabs.
+SQUEUE = r"""for word; do
+    case $word in --format=*) format=${{word#--format=}} ;; esac
+done
+awk -F '\t' -v format="$format" '
+    BEGIN {{
+        split("F K T r S P j", letters, " ")
+        for (at in letters) column[letters[at]] = at
+        count = split(format, part, "%")
+    }}
+    {{
+        line = part[1]
+        for (at = 2; at <= count; at++)
+            line = line $(column[substr(part[at], 1, 1)]) substr(part[at], 2)
+        print line
+    }}' {place}/queue
+"""
+
+
+class QueuedJob(NamedTuple):
+    """A job as squeue lists it. The fields are in the order of the file `queue`."""
+
+    array: str
+    index: str  # N/A if it is no array
+    state: str
+    reason: str
+    name: str
+
+
+def write_queue(place: Path, jobs: Iterable[QueuedJob]) -> None:
+    """Let squeue list these jobs."""
+    lines = ["\t".join((*job[:4], "N/A", "dev", job.name)) + "\n" for job in jobs]
+    (place / "queue").write_text("".join(lines))
+
 
 COMMANDS = {
     "sbatch": "sleep {latency_s}; n=$(cat {place}/next); echo $((n + 1)) > {place}/next\n"
     'echo "Submitted batch job $n"',
-    "squeue": "cat {place}/queue",
+    "squeue": SQUEUE,
     "sacct": "",
     "sacctmgr": "",
     "sinfo": "",

@@ -36,7 +36,7 @@ def begin() -> None:
     """
     if not is_wanted():
         print("RECORD=no: nothing will be recorded", file=sys.stderr, flush=True)
-    elif problem := _problem():
+    elif problem := find_problem():
         sys.exit(_refused(problem))
     else:
         print(f"recording for commit {_commit()}", file=sys.stderr, flush=True)
@@ -51,7 +51,7 @@ def write(name: str, rows: list[dict[str, Any]], note: str = "") -> None:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     if not is_wanted():
         return
-    if problem := _problem():
+    if problem := find_problem():
         sys.exit(_refused(problem))
     command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_portable, sys.argv[1:])]
     content = {
@@ -84,7 +84,7 @@ def _commit() -> str:
     return git("rev-parse", "HEAD").strip()
 
 
-def _problem() -> str:
+def find_problem() -> str:
     """Why nothing can be recorded, or an empty string. Results of other benchmarks may be new."""
     try:
         changed = git(

@@ -27,7 +27,7 @@ sys.path.insert(0, str(HERE.parent / "tests" / "support"))
 import record  # noqa: E402
 import yaml  # noqa: E402
 from login_study import GRID, pack  # noqa: E402
-from pretend_slurm import calls, install  # noqa: E402
+from pretend_slurm import QueuedJob, calls, install, write_queue  # noqa: E402
 
 from furnace_hpc.runs.folder import GridFolder, RunFolder  # noqa: E402
 from furnace_hpc.runs.journal import Submission, submissions  # noqa: E402
@@ -71,12 +71,13 @@ def measure(place: Path, size: int, repeats: int) -> list[dict[str, Any]]:
         took["submit"].append(run(place, environment, "submit", *words))
     grid = GridFolder(place / root / "big")
     [submission] = submissions(grid)
-    (place / "slurm" / "queue").write_text("\n".join(reach_states(grid, submission)) + "\n")
+    write_queue(place / "slurm", reach_states(grid, submission))
     calls(place / "slurm")
     for _ in range(repeats):
         grid.slurm_cache.unlink(missing_ok=True)
         words = ["--grid", "big", "--runs-root", root]
         took["status"].append(run(place, environment, "status", *words))
+        check_counts((place / "said").read_text(), size)
     made = calls(place / "slurm")
     rows = [row(command, size, times) for command, times in took.items()]
     goal_s = STATUS_GOALS_S.get(size)
@@ -84,6 +85,14 @@ def measure(place: Path, size: int, repeats: int) -> list[dict[str, Any]]:
     if goal_s is not None:
         rows[1] |= {"goal_s": goal_s, "reached": rows[1]["wall_s"] <= goal_s}
     return rows
+
+
+def check_counts(said: str, size: int) -> None:
+    """Exit unless status has shown the states that the runs have."""
+    each = size // 5
+    wanted = f"{size:,} runs: {2 * each:,} queued, {each:,} running, {2 * each:,} done"
+    if wanted not in said:
+        raise SystemExit(f"status shows other states, wanted {wanted!r}: {said[-500:]}")
 
 
 def row(command: str, size: int, times: list[Times]) -> dict[str, Any]:
@@ -146,21 +155,22 @@ def run(place: Path, environment: dict[str, str], command: str, *words: str) -> 
     return Times(wall_s, usage.ru_utime + usage.ru_stime)
 
 
-def reach_states(grid: GridFolder, submission: Submission) -> list[str]:
-    """Write the files of runs in all states. Return squeue's lines about those that have jobs."""
+def reach_states(grid: GridFolder, submission: Submission) -> list[QueuedJob]:
+    """Write the files of runs in all states. Return the jobs of those that have one."""
     [array] = [call for call in submission.sbatch_calls() if call.kind == "array"]
     [follow_up] = [call for call in submission.sbatch_calls() if call.kind == "follow-up"]
-    lines = [f"{follow_up.job_id}|N/A|PENDING|Dependency|{follow_up.name}"]
+    jobs = [QueuedJob(follow_up.job_id, "N/A", "PENDING", "Dependency", follow_up.name)]
     for line in submission.rows:
         job_id, kind = array.elements[line.row], line.row % 5
-        state = "PENDING|Resources"
+        state, reason = "PENDING", "Resources"
         if kind:
             write_run(grid.run(line.run_id), job_id, kind)
         if kind == 1:
-            state = "RUNNING|None"
+            state, reason = "RUNNING", "None"
         if kind < 3:
-            lines.append(f"{array.job_id}|{line.row - array.base}|{state}|{array.name}")
-    return lines
+            index = str(line.row - array.base)
+            jobs.append(QueuedJob(array.job_id, index, state, reason, array.name))
+    return jobs
 
 
 def write_run(run: RunFolder, job_id: str, kind: int) -> None:

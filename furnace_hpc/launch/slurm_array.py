@@ -37,7 +37,7 @@ from furnace_hpc.launch.shape_checks import (
     note_dropped_variables,
     try_shapes,
 )
-from furnace_hpc.launch.submission import read_scope, withdraw, write_submission
+from furnace_hpc.launch.submission import Draft, draft, read_scope, withdraw, write_submission
 from furnace_hpc.monitor.job_cache import JobCache
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission, job_name, submissions
@@ -73,9 +73,14 @@ def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
         limits = site_limits(plan.profile, live_jobs)
         if not next_wave(plan.shapes, limits):
             raise ConfigError(f"{LIMIT_REACHED}, and submit again")
-    # Before anything is written: a refused plan must not be declared, or replace the grid's file.
-    _check_accepted(plan, answers.result())
-    submission = prepare(plan)
+        # A refused plan must not be declared, or replace the grid's file. So only a draft is made.
+        content = draft(plan)
+        try:
+            _check_accepted(plan, answers.result())
+        except BaseException:
+            content.code.discard()
+            raise
+    submission = prepare(plan, content)
     grid = plan.folder.path.name
     try:
         return submit_wave(submission, plan.profile, grid, plan.shapes, limits, plan.exclude)
@@ -87,9 +92,12 @@ def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
         raise
 
 
-def prepare(plan: Plan) -> Submission:
-    """Write everything that batch scripts read, and submit nothing."""
-    submission = write_submission(plan)
+def prepare(plan: Plan, content: Draft | None = None) -> Submission:
+    """Write everything that batch scripts read, and submit nothing.
+
+    The arguments are those of `write_submission`.
+    """
+    submission = write_submission(plan, content)
     DelayedSubmission(run_task, str(submission.path)).dump(submission.path / "payload.pkl")
     try:
         link_archive(plan.profile, plan.folder.path.parent, submission.path)

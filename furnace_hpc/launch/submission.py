@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.journal import SCOPE, SbatchCall, Submission, submissions
 from furnace_hpc.runs.own_code import own_code_to_copy
 from furnace_hpc.runs.records import declaration
-from furnace_hpc.runs.snapshot import take_snapshot
+from furnace_hpc.runs.snapshot import CodeCopy, copy_code
 from furnace_hpc.runs.state import RunState, close_open_attempt, read_status
 from furnace_hpc.runs.submitted import SubmissionRow
 from furnace_hpc.runs.trust import check_place, check_trusted
@@ -116,7 +117,37 @@ def _recover(submission: Submission, call: SbatchCall, grid: str) -> None:
     notify(found)
 
 
-def write_submission(plan: Plan) -> Submission:
+@dataclass(frozen=True)
+class Draft:
+    """The content of a submission. Only the code is on the disk, under a temporary name."""
+
+    code: CodeCopy
+    grid: str  # grid.yaml of the grid, without settings
+    own_grid: str  # that of the submission, with settings
+    specs: str
+    rows: str
+
+
+def draft(plan: Plan) -> Draft:
+    """Make the content of a submission. `write_submission` or `Draft.code.discard` must follow.
+
+    Raises:
+        ConfigError: others can change the code, or it is too large.
+    """
+    check_place(plan.folder.submissions, plan.folder.path.parent)
+    code = copy_code(plan.folder, own_code_to_copy(plan.grid))
+    try:
+        text = _without_settings(plan)
+        own_text = _yaml(plan.grid) if plan.grid.settings else text
+        specs = [run.spec.model_dump_json() + "\n" for run in plan.runs]
+        rows = "".join(row.line() for row in _rows(plan, specs))
+    except BaseException:
+        code.discard()
+        raise
+    return Draft(code, text, own_text, "".join(specs), rows)
+
+
+def write_submission(plan: Plan, content: Draft | None = None) -> Submission:
     """Write everything that a submission needs. The caller holds the grid's lock.
 
     That is the declared plan, the code snapshot and grid.yaml without settings. In the
@@ -124,34 +155,40 @@ def write_submission(plan: Plan) -> Submission:
     A submission of trials also has scope.json, because runs of the table follow. A run's folder is
     made when the run begins: to make a thousand of them would take longer than everything else.
 
+    Args:
+        plan: the runs.
+        content: the result of `draft`. None: it is made now.
+
     Raises:
         ConfigError: a run or the code has changed since the plan was made, or others can change the
             code.
     """
-    check_place(plan.folder.submissions, plan.folder.path.parent)
-    _check_unchanged(plan)
+    content = content or draft(plan)
+    try:
+        _check_unchanged(plan, content.code)
+        content.code.complete()
+    except BaseException:
+        content.code.discard()
+        raise
     declare_plan(plan)
     for run in plan.runs:
         if run.adopts:
             link(run.folder, run.adopts)
-    grid_text = _without_settings(plan)
-    write_atomically(plan.folder.grid, grid_text)
+    write_atomically(plan.folder.grid, content.grid)
     for run in plan.to_do:
         close_open_attempt(run.folder, run.status)
         if run.action is Action.RESTART:
             _move_away(plan.folder, run)
     path = plan.folder.new_submission().resolve()
-    has_settings = bool(plan.grid.settings)
-    write_atomically(path / "grid.yaml", _yaml(plan.grid) if has_settings else grid_text)
+    write_atomically(path / "grid.yaml", content.own_grid)
     write_atomically(path / "code", f"{plan.folder.code.resolve() / plan.snapshot}\n")
     write_atomically(path / "profile.json", plan.profile.model_dump_json(indent=2) + "\n")
-    specs = [run.spec.model_dump_json() + "\n" for run in plan.runs]
-    write_atomically(path / "specs.jsonl", "".join(specs))
+    write_atomically(path / "specs.jsonl", content.specs)
     if plan.scope:
         write_json(path / SCOPE, plan.scope._asdict())
     if plan.forecast:
         write_json(path / FORECAST, as_json(plan.forecast))
-    write_atomically(path / "rows.jsonl", "".join(row.line() for row in _rows(plan, specs)))
+    write_atomically(path / "rows.jsonl", content.rows)
     return Submission(path)
 
 
@@ -232,7 +269,7 @@ def withdraw(plan: Plan, submission: Submission) -> None:
         plan.folder.submissions.rmdir()
 
 
-def _check_unchanged(plan: Plan) -> None:
+def _check_unchanged(plan: Plan, code: CodeCopy) -> None:
     """Raise ConfigError if a run or the code has changed since the plan was made."""
     for run in plan.to_do:
         if run.folder.path.is_symlink():
@@ -242,7 +279,7 @@ def _check_unchanged(plan: Plan) -> None:
             raise ConfigError(
                 f"run {run.folder.run_id} has changed since the plan was made: repeat the command"
             )
-    if take_snapshot(plan.folder, own_code_to_copy(plan.grid)).name != plan.snapshot:
+    if code.final.name != plan.snapshot:
         raise ConfigError("the code has changed since the plan was made: repeat the command")
     older = {run.attempt.snapshot for run in plan.to_do} - {plan.snapshot}
     for snapshot in older:

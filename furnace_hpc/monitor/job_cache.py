@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.host.json_lines import read_json
-from furnace_hpc.runs.file_cache import look_again
+from furnace_hpc.runs.file_cache import look_again, once_per_look
 from furnace_hpc.runs.folder import GridFolder, RunFolder, has_result, write_atomically
 from furnace_hpc.runs.journal import SCOPE, SbatchCall, Submission, submissions
 from furnace_hpc.runs.manual_starts import manually_started
@@ -66,8 +66,10 @@ class JobCache:
 
         After failures: whether the pause before the next query has not passed.
         """
-        if not self.failures and not self._covers(jobs):
-            return False
+        return self.is_recent() and (self.failures > 0 or self._covers(jobs))
+
+    def is_recent(self) -> bool:
+        """Whether the last query was not long ago, or after failures: the pause has not passed."""
         pause_s: float = min(FRESH_S * 2**self.failures, MAX_BACK_OFF_S)
         if not self.failures and not self.queued and all(map(self.is_gone, self.missing)):
             pause_s = IDLE_S
@@ -114,18 +116,23 @@ def read_job_cache(folder: GridFolder, needs_answer: bool = False) -> JobCache:
     Raises:
         UnavailableError: `needs_answer` is set, and Slurm does not answer.
     """
-    known, jobs = _read(folder), newest_jobs(folder)
-    open_jobs = [job_id for job_id, job in jobs.items() if not _is_settled(job_id, job, known)]
-    if needs_answer:
-        _check_cluster({jobs[job_id].cluster for job_id in open_jobs if job_id not in known.ended})
-        return _query_until_certain(folder, known, jobs)
-    if not open_jobs:
-        return replace(known, failures=0)  # earlier failures do not matter any more
-    if known.is_fresh(open_jobs):
-        return known
+    known = _read(folder)
+    # The runs' files are read once, after Slurm's answer. So a certain query needs no other reason.
+    if needs_answer or known.is_recent() or not _has_open_job(folder, known):
+        jobs = newest_jobs(folder)
+        open_ids = [job_id for job_id, job in jobs.items() if not _is_settled(job_id, job, known)]
+        if needs_answer:
+            _check_cluster(
+                {jobs[job_id].cluster for job_id in open_ids if job_id not in known.ended}
+            )
+            return _query_until_certain(folder, known)
+        if not open_ids:
+            return replace(known, failures=0)  # earlier failures do not matter any more
+        if known.is_fresh(open_ids):
+            return known
     asked_unix_s = time.time()
     try:
-        return _query(folder, known, jobs)
+        return _query(folder, known)
     except UnavailableError as error:
         failures = known.failures + 1
         now = replace(known, failures=failures, error=str(error), asked_unix_s=asked_unix_s)
@@ -171,16 +178,23 @@ def _check_cluster(clusters: set[str]) -> None:
         )
 
 
-def _query_until_certain(
-    folder: GridFolder, known: JobCache, jobs: dict[str, ExpectedJob]
-) -> JobCache:
+def _has_open_job(folder: GridFolder, known: JobCache) -> bool:
+    """Whether an answer about a job in the journals can change the status of a run.
+
+    It stops at the first such job, which is among the newest ones of a grid that has any.
+    """
+    jobs = _jobs_in_journals(folder)
+    return any(not _is_settled(job_id, jobs[job_id], known) for job_id in reversed(jobs))
+
+
+def _query_until_certain(folder: GridFolder, known: JobCache) -> JobCache:
     """Query Slurm. If a job is missing from one answer only, query again after GONE_AFTER_S."""
-    now = _retry_once(lambda: _query(folder, known, jobs))
+    now = _retry_once(lambda: _query(folder, known))
     in_doubt = [since for job_id, since in now.missing.items() if not now.is_gone(job_id)]
     if not in_doubt:
         return now
     time.sleep(max(0.0, max(in_doubt) + GONE_AFTER_S + 0.1 - time.time()))
-    return _retry_once(lambda: _query(folder, now, jobs))
+    return _retry_once(lambda: _query(folder, now))
 
 
 def _retry_once(query: Callable[[], JobCache]) -> JobCache:
@@ -193,11 +207,20 @@ def _retry_once(query: Callable[[], JobCache]) -> JobCache:
 
 def newest_jobs(folder: GridFolder) -> dict[str, ExpectedJob]:
     """Map job id to the newest job of each run, all follow-up jobs, and jobs submitted by hand."""
-    all_ = submissions(folder)
+    by_hand = {
+        attempt.job_id or "": ExpectedJob(folder.run(run_id), "", "")
+        for run_id, attempt in manually_started(folder, submissions(folder)).items()
+    }
+    return _jobs_in_journals(folder) | by_hand
+
+
+@once_per_look
+def _jobs_in_journals(folder: GridFolder) -> dict[str, ExpectedJob]:
+    """Map job id to the newest job of each run, and all follow-up jobs, after the runs' jobs."""
     newest: dict[str, tuple[str, ExpectedJob]] = {}  # run id -> job id, job
     shared: dict[str, ExpectedJob] = {}
     follow_ups: dict[str, ExpectedJob] = {}
-    for submission in all_:
+    for submission in submissions(folder):
         for call in submission.sbatch_calls():
             if call.outcome != "submitted":
                 continue
@@ -213,11 +236,7 @@ def newest_jobs(folder: GridFolder) -> dict[str, ExpectedJob]:
             for row, job_id in call.elements.items():
                 run = folder.run(submission.rows[row].run_id)
                 newest[run.run_id] = job_id, job._replace(run=run)
-    by_hand = {
-        attempt.job_id or "": ExpectedJob(folder.run(run_id), "", "")
-        for run_id, attempt in manually_started(folder, all_).items()
-    }
-    return dict(newest.values()) | shared | follow_ups | by_hand
+    return dict(newest.values()) | shared | follow_ups
 
 
 def _shared_jobs(
@@ -234,7 +253,7 @@ def _runs_to_do(folder: GridFolder, submission: Submission) -> tuple[RunFolder, 
     return tuple(folder.run(row.run_id) for row in submission.rows if row.to_do)
 
 
-def _query(folder: GridFolder, known: JobCache, jobs: dict[str, ExpectedJob]) -> JobCache:
+def _query(folder: GridFolder, known: JobCache) -> JobCache:
     """Run squeue, and sacct for the jobs that squeue no longer lists. Write the cache.
 
     Raises:
@@ -243,6 +262,7 @@ def _query(folder: GridFolder, known: JobCache, jobs: dict[str, ExpectedJob]) ->
     asked_unix_s = time.time()
     listed = client.queue(_users(folder))
     look_again()  # a run may have ended before Slurm's answer
+    jobs = newest_jobs(folder)
     queued = {
         job.job_id: job
         for job in listed

@@ -36,6 +36,11 @@ def look_again() -> None:
         _look.clear()
 
 
+def is_looking() -> bool:
+    """Whether this is within `one_look`, where what was read once counts."""
+    return _look is not None
+
+
 def once_per_look(read: Callable[P, T]) -> Callable[P, T]:
     """Decorate a reader that is called once per arguments within `one_look`. Elsewhere always."""
 

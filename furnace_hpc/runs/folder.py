@@ -32,14 +32,14 @@ import errno
 import json
 import os
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.durable_files import replace_file
-from furnace_hpc.runs.file_cache import once_per_look
+from furnace_hpc.runs.file_cache import is_looking, once_per_look
 
 # Errors of a network file system, a quota or a full disk. They may pass, so the run is retried.
 TRANSIENT_ERRNOS = frozenset(
@@ -53,7 +53,18 @@ class RunFolder:
 
     path: Path
 
-    @property
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RunFolder, (self.path,)  # without the hash, which another process would not have
+
+    @cached_property
+    def _hash(self) -> int:
+        """Computed once, because status looks runs up many times."""
+        return hash(self.path)
+
+    @cached_property
     def run_id(self) -> str:
         """The folder's name."""
         return self.path.name
@@ -204,7 +215,7 @@ class GridFolder:
 
     def run(self, run_id: str) -> RunFolder:
         """The folder of one run."""
-        return _run(self.path, run_id)
+        return _run(str(self.path), run_id)
 
     def all_submissions(self) -> list[Path]:
         """Folders of all submissions, oldest first."""
@@ -225,14 +236,39 @@ class GridFolder:
 
 
 @cache
-def _run(grid: Path, run_id: str) -> RunFolder:
+def _run(grid: str, run_id: str) -> RunFolder:
     """The same object for each call: status compares thousands of them."""
-    return RunFolder(grid / run_id)
+    return RunFolder(Path(grid, run_id))
+
+
+def may_exist(run: RunFolder) -> bool:
+    """Whether the run may have a folder, or a link in its place.
+
+    Within `one_look` the grid's folder is listed once. So thousands of runs that have not begun
+    cost one call of the file system.
+    """
+    if not is_looking():
+        return True
+    names = _names_in(run.path.parent)
+    return names is None or run.run_id in names
+
+
+@once_per_look
+def _names_in(folder: Path) -> frozenset[str] | None:
+    """The names in a folder. None if it cannot be listed."""
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208
+    except FileNotFoundError:
+        return frozenset()
+    except OSError:
+        return None
 
 
 @once_per_look
 def has_result(run: RunFolder) -> bool:
     """Whether result.json exists, so that the run is done."""
+    if not may_exist(run):
+        return False
     try:
         return S_ISREG(os.stat(f"{run.path}/result.json").st_mode)  # noqa: PTH116
     except OSError as error:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -51,6 +52,27 @@ class CodeSource:
     files: dict[str, Path]
     snapshot_hash: str
     num_bytes: int
+
+
+@dataclass(frozen=True)
+class CodeCopy:
+    """A whole copy of the code. It is a snapshot when it has its final name."""
+
+    final: Path
+    temporary: Path | None  # None if the snapshot is there already
+
+    def complete(self) -> Path:
+        """Give the copy its name. Returns the snapshot's folder."""
+        if self.temporary:
+            self.temporary.rename(self.final)
+        return self.final.resolve()
+
+    def discard(self) -> None:
+        """Remove the copy. A snapshot that was there already stays."""
+        if self.temporary:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            with suppress(OSError):  # there are others
+                self.final.parent.rmdir()
 
 
 def source(own: OwnCode | None = None) -> CodeSource:
@@ -94,6 +116,19 @@ def _source(own: OwnCode | None) -> CodeSource:
 def take_snapshot(folder: GridFolder, own: OwnCode | None = None) -> Path:
     """Copy the code into the grid's folder unless it is there. Returns the snapshot's folder.
 
+    The arguments and errors are those of `copy_code`.
+    """
+    copy = copy_code(folder, own)
+    try:
+        return copy.complete()
+    except BaseException:
+        copy.discard()
+        raise
+
+
+def copy_code(folder: GridFolder, own: OwnCode | None = None) -> CodeCopy:
+    """Copy the code into the grid's folder under a temporary name, unless its snapshot is there.
+
     Args:
         folder: of the grid.
         own: the user's own code, as for `source`.
@@ -108,7 +143,7 @@ def take_snapshot(folder: GridFolder, own: OwnCode | None = None) -> Path:
     if final.exists():
         check_trusted(final, folder.path.parent)
         check_snapshot(final)
-        return final.resolve()
+        return CodeCopy(final, None)
     temporary = folder.code / f".{now.snapshot_hash}.{uuid.uuid4().hex[:8]}"
     try:
         for name, path in now.files.items():
@@ -122,11 +157,10 @@ def take_snapshot(folder: GridFolder, own: OwnCode | None = None) -> Path:
                 f"the code in {PACKAGE}, or the grid's own code, was changed while it was copied. "
                 f"Repeat the command"
             )
-        temporary.rename(final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return final.resolve()
+    return CodeCopy(final, temporary)
 
 
 def check_snapshot(path: Path) -> None:

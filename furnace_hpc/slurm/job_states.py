@@ -7,6 +7,7 @@ which is never a failure.
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from furnace_hpc.runs.state import END_REASONS, RunState
 from furnace_hpc.slurm.reasons import RELEASE, SUBMIT_RELEASES, as_letters, explain
@@ -133,6 +134,7 @@ def base_state(word: str) -> str:
     return parts[0] if len(set(parts)) == 1 else first
 
 
+@lru_cache(1024)  # thousands of jobs have few different states
 def meaning(word: str) -> Meaning:
     """Look up a state in any form that squeue and sacct print: PD, `CANCELLED by 0`, RUNNING+."""
     unknown = Meaning(Phase.UNKNOWN, f"unknown Slurm state {word!r}", "")

@@ -7,7 +7,9 @@ lines are kept apart.
 
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from furnace_hpc.slurm.nodelist import array_elements
@@ -62,18 +64,22 @@ def separator() -> str:
 def read_table(text: str, fields: tuple[str, ...], between: str = "|") -> Table:
     """Split each line at `between` into one field per pattern. The last takes the rest."""
     rows, others = [], []
+    matches = [_matcher(field) for field in fields]
     for line in text.split("\n"):  # not splitlines(): it also splits at \x0c, which names may hold
         *parts, last = line.split(between, len(fields) - 1)
         parts = [*(part.strip() for part in parts), last]
-        if len(parts) == len(fields) and all(map(_matches, fields, parts)):
+        is_row = len(parts) == len(fields)
+        if is_row and all(match(part) for match, part in zip(matches, parts, strict=True)):
             rows.append(parts)
         elif line.strip():
             others.append(line)
     return Table(rows, others)
 
 
-def _matches(pattern: str, part: str) -> bool:
-    return re.fullmatch(pattern, part, re.DOTALL) is not None
+@cache
+def _matcher(pattern: str) -> Callable[[str], object]:
+    """Return what matches a whole field. It is made once, not for each line."""
+    return re.compile(pattern, re.DOTALL).fullmatch
 
 
 def read_queue(text: str, between: str) -> list[Job]:

@@ -1,7 +1,7 @@
 """`furnace submit`, killed at one point: python crash.py POINT [arguments of submit].
 
-POINT is before:N or after:N, for the N-th line of the journal. Or it is snapshot, rows or payload,
-for the moment before that is written.
+POINT is before:N or after:N, for the N-th line of the journal. Or it is snapshot, name, rows or
+payload, for the moment before that is written. `name` is the final name of the snapshot.
 """
 
 import os
@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from furnace_hpc.launch import slurm_array, submission
+from furnace_hpc.runs import snapshot
 from furnace_hpc.runs.journal import Submission
 from furnace_hpc.submit import main
 
 POINTS = (
     "snapshot",
+    "name",
     "rows",
     "payload",
     *(f"{when}:{n}" for n in (1, 2, 3, 4) for when in ("before", "after")),
@@ -29,7 +31,9 @@ def die(*_: Any, **__: Any) -> Any:
 def killed_at(point: str) -> None:
     """Arrange the death."""
     if point == "snapshot":
-        submission.take_snapshot = die
+        submission.copy_code = die
+    elif point == "name":
+        snapshot.CodeCopy.complete = die
     elif point == "rows":
         write = submission.write_atomically
         submission.write_atomically = lambda path, text: (

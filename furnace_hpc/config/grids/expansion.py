@@ -71,12 +71,24 @@ def with_values(grid: Grid, row: GridRow, name: str, values: Overrides) -> GridR
     return replace(changed, packs=row.packs)
 
 
+_newest: tuple[Grid, list[GridRow]] | None = None  # the grid that was expanded last, and its rows
+
+
 def expand_rows(grid: Grid) -> list[GridRow]:
     """The rows of the grid's table, in the order of the file.
+
+    A command needs them several times. So the rows of the same object are made once.
 
     Raises:
         ConfigError: as `expand`.
     """
+    global _newest
+    if _newest is None or _newest[0] is not grid:
+        _newest = grid, _expand_rows(grid)
+    return list(_newest[1])
+
+
+def _expand_rows(grid: Grid) -> list[GridRow]:
     named = grid.rows()
     grid.check_settings()
     files: _DeepSpeedFiles = {}

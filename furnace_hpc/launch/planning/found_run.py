@@ -10,7 +10,7 @@ from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.host.regular_file import IrregularFile
 from furnace_hpc.launch.planning.plan import Choices
 from furnace_hpc.runs.adopted import RunMatcher, RunMatches
-from furnace_hpc.runs.folder import GridFolder, RunFolder
+from furnace_hpc.runs.folder import GridFolder, RunFolder, may_exist
 from furnace_hpc.runs.records.attempts import AttemptHistory
 from furnace_hpc.runs.records.result import read_result
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
@@ -66,8 +66,9 @@ def _find_place(
 
     A link that leads to no finished run of the same config counts as no folder.
     """
-    is_link = folder.path.is_symlink()
-    if folder.path.exists() and not is_link:
+    is_there = may_exist(folder)
+    is_link = is_there and folder.path.is_symlink()
+    if is_there and not is_link and folder.path.exists():
         return folder, NO_MATCHES
     has_job = (RunState.QUEUED, RunState.RUNNING, RunState.UNKNOWN)
     if not is_link and choices.get_status(folder).state in has_job:

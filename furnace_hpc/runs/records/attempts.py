@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host import lifecycle
 from furnace_hpc.runs.file_cache import cached_by_stat, once_per_look
-from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.folder import RunFolder, may_exist
 
 
 class Attempt(BaseModel):
@@ -102,6 +102,8 @@ def read_attempt(folder: RunFolder, number: int) -> Attempt:
 @once_per_look
 def read_attempts(folder: RunFolder) -> list[Attempt]:
     """Read all attempts of a run, oldest first."""
+    if not may_exist(folder):
+        return []
     return [read_attempt(folder, number) for number in lifecycle.attempt_numbers(str(folder.path))]
 
 
