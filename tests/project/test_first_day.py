@@ -273,7 +273,7 @@ def test_without_slurm_the_devcluster_is_named(tmp_path):
         "submit", tmp_path, "--grid", "study.yaml", "--cluster", "devcluster", "--yes", "--wait"
     )
     assert done.returncode == 2
-    assert "slurm/devcluster up` starts a Slurm on this machine" in done.stderr
+    assert "`furnace devcluster up` starts a Slurm on this machine" in done.stderr
     assert "--cluster local" in done.stderr
 
 
