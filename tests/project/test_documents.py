@@ -36,6 +36,8 @@ COPY = "test_new_grid.py::test_a_shipped_grid_is_copied_with_its_comments"
 # beginning of a command -> the test that runs it, or runs it with other names
 ELSEWHERE = {
     "furnace aggregate --from": "test_foreign.py::test_the_command_writes_all_files",
+    "furnace demo --quick": "test_packaging.py::test_the_wheel_trains_without_numba",
+    "furnace devcluster": "test_packaging.py::test_devcluster_comes_with_the_wheel",
     "furnace drill": "test_drill.py::test_a_real_drill",
     "furnace pack mmimdb": STUDIES,
     "furnace pack avmnist": STUDIES,
@@ -73,6 +75,7 @@ PARSED = {  # beginning of a command -> why it is only parsed
     "furnace --show-completion": "test_completion.py",
     "furnace --version": "prints one line",
     "source": "the same as `. .venv/bin/activate`, which README's lines run",
+    "pip uninstall": "changes the environment: test_packaging.py trains without these packages",
     "pip install": "`make demo` installs the same way",
     "scontrol": "an option of Slurm",
     "python": "a placeholder",
@@ -319,7 +322,7 @@ def test_readme_in_chinese_has_the_same_table():
 
 
 PAGES = ("docs/grids.md", "docs/tables.md", "docs/export.md")
-DEMO = "furnace submit --grid ablation"  # as `make demo` runs it
+DEMO = "furnace submit --grid ablation"  # as `furnace demo` runs it
 
 
 def printed_in(*pages: str) -> list[str]:
