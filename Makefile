@@ -7,20 +7,23 @@
 # make check       format, lint, types, spelling
 # make bench       compare the speed with that of the newest release; BASE=NAME names another commit or tag
 # make docs        the documentation as a site, in build/site
-# Add PYTHON=python3.12 to any of them to make the environment with that Python.
+# make dist        the wheel and the source archive in dist/, checked (docs/releasing.md)
+# Add PYTHON=python3.12 to any of them to make the environment with that Python, and TORCH=cpu (or cu126, cu130) to take
+# that build of torch from PyTorch's own index. By default pip takes torch from where it takes all packages.
 PYTHON ?= python3
+TORCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
 # Container images often set it. Then every rank would compile torch and DeepSpeed at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-slurm test test-slow test-slurm test-all bench check docs format clean
+.PHONY: demo demo-slurm test test-slow test-slurm test-all bench check docs dist format clean
 demo: $(VENV)/.demo
-	$(BIN)/furnace submit --grid ablation --cluster local
+	$(BIN)/furnace demo
 
 demo-slurm: $(VENV)/.demo
-	$(BIN)/furnace submit --grid ablation --cluster devcluster --yes --wait
+	$(BIN)/furnace demo --cluster devcluster
 
 # tests/conftest.py has the order of the tests, and which share a worker. Workers wait part of their time, those of
 # slow tests most of it.
@@ -49,6 +52,9 @@ bench: $(VENV)/.demo
 docs: $(VENV)/.docs
 	$(BIN)/python docs/generate_reference.py && $(BIN)/zensical build --clean --strict
 
+dist: $(VENV)/.dev
+	rm -rf dist && $(BIN)/python -m build --no-isolation && $(BIN)/python -m twine check --strict dist/*
+
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/codespell
 
@@ -62,11 +68,26 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constr
 NEW_ENOUGH := import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else 'error: Furnace needs Python 3.11 \
 	or newer, and $(PYTHON) is Python %d.%d.%d. Name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)' % v[:3])
 
-$(VENV)/.demo: pyproject.toml constraints.txt
-	@$(BIN)/python -c "$(NEW_ENOUGH)" 2>/dev/null && $(BIN)/python -m pip --version >/dev/null 2>&1 || \
-	  { $(PYTHON) -c "$(NEW_ENOUGH)" && { $(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }; }; }
+# Without a build of torch in the name, the environment that exists is kept, whatever its build is.
+TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
+TORCH_INDEX = https://download.pytorch.org/whl/$(TORCH)
+SIZES = Installing into $(VENV). To download, if it is new: 0.45 GB with a CPU build of torch (TORCH=cpu chooses it), 3.0 GB \
+	with the CUDA build, which is the default of the public index
+
+$(VENV)/.torch-%: $(VENV)/.made
+	@echo "$(SIZES)"
+	$(BIN)/python -m pip install --quiet --no-compile "torch==$(TORCH_VERSION)+$*" --index-url $(TORCH_INDEX)
+	rm -f $(VENV)/.torch-* && touch $@
+
+$(VENV)/.demo: $(VENV)/.made $(addprefix $(VENV)/.torch-,$(TORCH))
+	@echo "$(SIZES)"
 	$(INSTALL) ".[demo]"
 	touch $@
+
+$(VENV)/.made: pyproject.toml constraints.txt
+	@$(BIN)/python -c "$(NEW_ENOUGH)" 2>/dev/null && $(BIN)/python -m pip --version >/dev/null 2>&1 || \
+	  { $(PYTHON) -c "$(NEW_ENOUGH)" && { $(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }; }; }
+	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(INSTALL) ".[dev]"

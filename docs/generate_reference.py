@@ -182,6 +182,8 @@ def commands_page() -> str:
     parts = ["# Commands\n", NOTE, COMMANDS_INTRODUCTION]
     for name, summary in COMMANDS.items():
         function = importlib.import_module(module_of(name)).main
+        if isinstance(function, typer.Typer) and len(function.registered_commands) == 1:
+            function = function.registered_commands[0].callback
         parts += [f"## furnace {name}\n", f"{summary[0].upper()}{summary[1:]}.\n"]
         if isinstance(function, typer.Typer):
             for command in function.registered_commands:

@@ -20,6 +20,7 @@ from furnace_hpc.console import streams
 from furnace_hpc.runs.folder import explain
 
 COMMANDS = {
+    "demo": "train the ablation of the article on this machine, and print its table",
     "new": "write a first grid for a packed data set, or copy a shipped grid",
     "submit": "turn a grid into runs, and start them on Slurm or in a queue on this machine",
     "status": "show each run's state, step, loss, time left and reason, or a run's logs",
@@ -28,6 +29,7 @@ COMMANDS = {
     "track": "mirror the runs to TensorBoard, W&B, MLflow or trackio",
     "pack": "turn raw data into memory-mapped columns",
     "doctor": "check this machine, Slurm and a compute node, and report how to fix each problem",
+    "devcluster": "start or stop a Slurm of several nodes on this machine, for tests",
     "drill": "disturb the runs of a tiny grid on this cluster, and check that nothing is lost",
     "check": "check that your own network, fusion, encoder or loss keeps its contract",
     "train": "train one run folder, with torchrun or one process",
@@ -129,7 +131,7 @@ def _print_help() -> None:
     print("  furnace --install-completion            completion with TAB (bash, zsh, fish)")
     print("\nFirst steps:")
     print("  furnace submit --grid smoke --dry-run")
-    print("  furnace submit --grid ablation")
+    print("  furnace demo                            forty small runs, and their table")
     print(
         "  furnace pack table --source FILE        your own data: each command prints the next one"
     )

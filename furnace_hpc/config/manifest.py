@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.format_number import check_not_newer
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.host.regular_file import read_regular
 
@@ -244,6 +245,8 @@ def read_manifest(folder: Path) -> Manifest:
             f"`furnace pack DATASET --out {folder}`"
         ) from None
     except (ValidationError, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, ValidationError):
+            check_not_newer(path, error)
         detail = str(error).splitlines()[0]
         raise ConfigError(
             f"{path} is not a readable manifest ({detail}). Pack the data set again"

@@ -26,6 +26,7 @@ from furnace_hpc.config.manifest import MODALITIES, Manifest, Statistics, wavefo
 from furnace_hpc.config.own_code.loading import use_folder
 from furnace_hpc.config.own_code.references import CLASSES, references
 from furnace_hpc.config.own_code.sources import LEFT_OUT, OWN_CODE, content_hash, files_of
+from furnace_hpc.config.parsing.format_number import check_not_newer
 from furnace_hpc.config.parsing.utf8_path import utf8_path
 from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.data.loading.batches import standardised
@@ -218,6 +219,7 @@ def read_exported(folder: Path) -> Exported:
             f"{path} {error.strerror}. Give the folder made by `furnace export`"
         ) from None
     except ValidationError as error:
+        check_not_newer(path, error)
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Manifest
 from furnace_hpc.config.manifest import read_manifest as read_data_manifest
+from furnace_hpc.config.parsing.format_number import check_not_newer
 from furnace_hpc.config.parsing.lookup import data_root, pack_in
 from furnace_hpc.config.train_config import RunSpec, TrainConfig
 from furnace_hpc.host.regular_file import read_regular
@@ -160,6 +161,7 @@ def _read_spec(folder: RunFolder, given: Path) -> RunSpec:
     try:
         return RunSpec.model_validate_json(read_regular(folder.spec))
     except ValidationError as error:
+        check_not_newer(folder.spec, error)
         raise _unreadable(folder.spec, error) from None
 
 

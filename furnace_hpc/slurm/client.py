@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cache
 
 from furnace_hpc.config.errors import ConfigError, UnavailableError
-from furnace_hpc.config.parsing.lookup import find_shipped
 from furnace_hpc.slurm.environment import clean_environment
 from furnace_hpc.slurm.parsing import (
     PLAIN,
@@ -60,7 +59,7 @@ def require_slurm(cluster: str) -> None:
         ConfigError: there is no sbatch.
         UnavailableError: the test cluster is not up.
     """
-    up = f"`{find_shipped('slurm/devcluster')} up` starts a Slurm on this machine"
+    up = "`furnace devcluster up` starts a Slurm on this machine"
     if not has_slurm():
         raise ConfigError(
             f"cluster {cluster!r} needs Slurm, but there is no sbatch on PATH: use a login node, "
@@ -303,7 +302,7 @@ def _checked(answer: CommandResult) -> str:
     if has_no_cluster(answer.error):
         raise UnavailableError(
             "Slurm's commands are installed, but find no cluster. Use a login node, or set "
-            "SLURM_CONF. `slurm/devcluster up` starts a Slurm on this machine"
+            "SLURM_CONF. `furnace devcluster up` starts a Slurm on this machine"
         )
     raise UnavailableError(f"Slurm does not answer: {answer.error}. Try again in a minute")
 

@@ -37,6 +37,8 @@ COPY = "test_new_grid.py::test_a_shipped_grid_is_copied_with_its_comments"
 ELSEWHERE = {
     "furnace aggregate --from": "test_foreign.py::test_the_command_writes_all_files",
     "furnace track": "test_track_command.py::test_it_says_what_was_sent",
+    "furnace demo --quick": "test_packaging.py::test_the_wheel_trains_without_numba",
+    "furnace devcluster": "test_packaging.py::test_devcluster_comes_with_the_wheel",
     "furnace drill": "test_drill.py::test_a_real_drill",
     "furnace export RUN_DIR": "test_onnx.py::test_the_program_of_the_demo_network",
     "furnace publish": "test_publish.py::test_the_folder_is_complete_and_predicts",
@@ -77,6 +79,7 @@ PARSED = {  # beginning of a command -> why it is only parsed
     "furnace --show-completion": "test_completion.py",
     "furnace --version": "prints one line",
     "source": "the same as `. .venv/bin/activate`, which README's lines run",
+    "pip uninstall": "changes the environment: test_packaging.py trains without these packages",
     "pip install": "`make demo` installs the same way",
     "scontrol": "an option of Slurm",
     "python": "a placeholder",
@@ -323,7 +326,7 @@ def test_readme_in_chinese_has_the_same_table():
 
 
 PAGES = ("docs/grids.md", "docs/tables.md", "docs/export.md")
-DEMO = "furnace submit --grid ablation"  # as `make demo` runs it
+DEMO = "furnace submit --grid ablation"  # as `furnace demo` runs it
 
 
 def printed_in(*pages: str) -> list[str]:

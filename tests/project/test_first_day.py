@@ -43,12 +43,14 @@ def pythons(*versions: str) -> list:
     return found
 
 
-def make(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`make` in a clone, without the installation."""
+def make(place: Path, *words: str, old: bool = False) -> subprocess.CompletedProcess[str]:
+    """`make` in a clone, without the installation. With `old`, its files have not changed."""
     if not shutil.which("make"):
         pytest.skip("no make here")
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, place)
+        if old:
+            os.utime(place / name, (0, 0))
     return subprocess.run(
         ["make", *words, "INSTALL=true"], cwd=place, capture_output=True, text=True, timeout=200
     )
@@ -90,6 +92,29 @@ def test_environment_that_works_is_kept(tmp_path):
         0,
         Path(sys.executable).resolve(),
     )
+
+
+def test_make_names_sizes_and_the_build_of_torch(tmp_path):
+    """The default needs no index but that of all packages. Sizes come before each download."""
+    default = make(tmp_path, "--dry-run", "demo").stdout
+    assert "0.45 GB" in default
+    assert "3.0 GB" in default
+    assert default.index("GB") < default.index('".[demo]"')
+    assert "index-url" not in default
+    chosen = make(tmp_path, "--dry-run", "demo", "TORCH=cpu").stdout
+    version = re.search(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
+    wanted = f'"torch=={version}+cpu" --index-url https://download.pytorch.org/whl/cpu'
+    assert chosen.index("GB") < chosen.index(wanted) < chosen.index('".[demo]"')
+
+
+def test_the_chosen_build_of_torch_is_kept(tmp_path):
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / ".venv" / ".made").touch()
+    (tmp_path / ".venv" / ".torch-cpu").touch()
+    again = make(tmp_path, "--dry-run", "demo", "TORCH=cpu", old=True).stdout
+    assert "index-url" not in again
+    assert "cu130" in make(tmp_path, "--dry-run", "demo", "TORCH=cu130", old=True).stdout
 
 
 def submitted(folder: GridFolder, sent: dict[str, list[int]], settings: str = "", **more):
@@ -273,7 +298,7 @@ def test_without_slurm_the_devcluster_is_named(tmp_path):
         "submit", tmp_path, "--grid", "study.yaml", "--cluster", "devcluster", "--yes", "--wait"
     )
     assert done.returncode == 2
-    assert "slurm/devcluster up` starts a Slurm on this machine" in done.stderr
+    assert "`furnace devcluster up` starts a Slurm on this machine" in done.stderr
     assert "--cluster local" in done.stderr
 
 

@@ -271,6 +271,25 @@ def _walk(name: str, above: list[str], imports: dict[str, set], finished: set) -
     finished.add(name)
 
 
+def test_training_needs_no_librosa():
+    """It loads numba and llvmlite (64 MB, 1.5 s). Only packing and predicting compute features."""
+    names = {name_of(path): path for path in modules(".")}
+    reach = {name for name, path in names.items() if "librosa" in _top_level(path)}
+    assert reach == {"furnace_hpc.data.decode.features"}
+    imports = {name: {_module(t, names) for t in imported(path)} for name, path in names.items()}
+    while more := {name for name, found in imports.items() if name not in reach and found & reach}:
+        reach |= more
+    assert "furnace_hpc.pack" in reach
+    training = ("engine", "model", "launch", "runs", "data.loading", "train", "submit", "aggregate")
+    assert [
+        name for name in reach if name.startswith(tuple(f"furnace_hpc.{part}" for part in training))
+    ] == []
+
+
+def _top_level(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imported(path)}
+
+
 def test_statistics_import_no_table():
     """They are pure functions, and the other modules of `tables` import them."""
     allowed = tuple(f"furnace_hpc.{name}" for name in ("config", "host", "runs"))

@@ -13,6 +13,7 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.flatten import flatten
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.identity import identity
+from furnace_hpc.config.parsing.format_number import check_not_newer
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.sbatch_flags import merged
 from furnace_hpc.config.parsing.validation import group_by_row
@@ -344,7 +345,9 @@ def _newest_number(found: Found) -> int:
 def _read_spec(folder: RunFolder) -> RunSpec:
     try:
         return RunSpec.model_validate_json(read_regular(folder.spec))
-    except (ValidationError, IrregularFile):
+    except (ValidationError, IrregularFile) as error:
+        if isinstance(error, ValidationError):
+            check_not_newer(folder.spec, error)
         raise ConfigError(damaged(folder.spec, folder)) from None
 
 

@@ -15,6 +15,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.trials import Trials, Tuned
 from furnace_hpc.config.grids.tune import Values
 from furnace_hpc.config.metrics import Direction
+from furnace_hpc.config.parsing.format_number import check_not_newer
 from furnace_hpc.host.durable_files import create_complete_file, create_file, sync
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import GridFolder
@@ -98,6 +99,7 @@ def _read(path: Path, trials: Trials) -> Choice:
     try:
         choice = Choice.model_validate_json(read_regular(path))
     except ValueError as error:
+        check_not_newer(path, error)
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"{path} is damaged ({reason}). Move it away, and submit again to choose again"

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 from furnace_hpc.config.base import Config
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import PackOrigin
+from furnace_hpc.config.parsing.format_number import check_not_newer
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import RunFolder, write_json
 
@@ -98,6 +99,7 @@ def read_result(folder: RunFolder) -> RunResult | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
+        check_not_newer(folder.result, error)
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"{folder.result} is not a valid result ({reason}). Move it away"
