@@ -24,6 +24,7 @@ COMMANDS = {
     "submit": "turn a grid into runs, and start them on Slurm or in a queue on this machine",
     "status": "show each run's state, step, loss, time left and reason, or a run's logs",
     "logs": "print the logs of runs, also while they are written",
+    "clean": "show the sizes of a grid's files, and free checkpoints that nothing needs",
     "cancel": "stop the jobs of a grid; submit resumes its runs later",
     "aggregate": "turn finished runs into tables and figures",
     "pack": "turn raw data into memory-mapped columns",
