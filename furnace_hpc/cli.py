@@ -24,6 +24,7 @@ COMMANDS = {
     "submit": "turn a grid into runs, and start them on Slurm or in a queue on this machine",
     "status": "show each run's state, step, loss, time left and reason, or a run's logs",
     "logs": "print the logs of runs, also while they are written",
+    "diff": "compare two runs: config, code, data, environment, metrics",
     "clean": "show the sizes of a grid's files, and free checkpoints that nothing needs",
     "cancel": "stop the jobs of a grid; submit resumes its runs later",
     "aggregate": "turn finished runs into tables and figures",
@@ -36,7 +37,13 @@ COMMANDS = {
     "predict": "predict with an exported model from text, image, audio, numbers, or some of them",
     "schema": "print the JSON Schema of grids, cluster profiles or DeepSpeed files, for editors",
 }
-ONLY_PRINT = {"status", "logs", "predict", "schema"}  # they exit if the reader of their output ends
+ONLY_PRINT = {
+    "status",
+    "logs",
+    "diff",
+    "predict",
+    "schema",
+}  # they exit if the reader of their output ends
 
 
 def run_command(command: Callable[..., Any], argv: Sequence[str] | None = None) -> NoReturn:
