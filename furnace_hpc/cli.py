@@ -25,6 +25,7 @@ COMMANDS = {
     "status": "show each run's state, step, loss, time left and reason, or a run's logs",
     "logs": "print the logs of runs, also while they are written",
     "diff": "compare two runs: config, code, data, environment, metrics",
+    "open": "show the report of a grid in the browser",
     "clean": "show the sizes of a grid's files, and free checkpoints that nothing needs",
     "cancel": "stop the jobs of a grid; submit resumes its runs later",
     "aggregate": "turn finished runs into tables and figures",

@@ -45,8 +45,13 @@ def main(
     if _submit_rest(submission, folder):
         return
     from furnace_hpc.aggregate import show_table
+    from furnace_hpc.api.notice import notify
 
-    show_table(read_grid(submission.path / "grid.yaml"), folder)
+    grid = read_grid(submission.path / "grid.yaml")
+    try:
+        show_table(grid, folder)
+    finally:  # also if no run has a result
+        notify(grid, folder, submission.path)
 
 
 def _submit_rest(submission: Submission, folder: GridFolder) -> bool:

@@ -347,7 +347,10 @@ def _wait(plan: Plan) -> None:
 
     watch(plan.folder)
     from furnace_hpc.aggregate import show_table
+    from furnace_hpc.runs.notices.outbox import send_missing
 
+    for line in send_missing(plan.folder):
+        print(line, file=sys.stderr)
     raise typer.Exit(show_table(plan.grid, plan.folder))
 
 
@@ -370,8 +373,10 @@ def _run_here(plan: Plan, plan_again: Callable[[], Plan]) -> None:
             break
         print_plan(plan)
     from furnace_hpc.aggregate import show_table
+    from furnace_hpc.api.notice import notify
 
     show_table(plan.grid, plan.folder)
+    notify(plan.grid, plan.folder)
     is_complete = all(run.folder.result.is_file() for run in plan.runs)
     raise typer.Exit(int(not is_complete or plan.num_later > 0))
 
