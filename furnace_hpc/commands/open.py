@@ -11,7 +11,7 @@ from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.console import browser
 from furnace_hpc.console.options import RunsRoot, SubmittedGrid
 from furnace_hpc.monitor.columns import duration
-from furnace_hpc.runs.submitted import grid_command, set_options
+from furnace_hpc.runs.submitted import find_submitted, grid_command, set_options
 from furnace_hpc.tables.reading.submitted import submitted_grid
 
 
@@ -25,10 +25,12 @@ def main(
 ) -> None:
     """Open the report of a grid in the browser.
 
-    If the report is missing, it is made as `furnace aggregate` makes it. If runs have changed since,
-    that is printed. Without a display, or over ssh, the command prints how to copy the report.
+    If the report is missing, it is made as `furnace aggregate` makes it. If it is older than the
+    runs, that is printed. Over ssh and without a display, the command prints how to copy it.
     """
-    submitted, folder = submitted_grid(grid, runs_root(runs_dir))
+    root = runs_root(runs_dir)
+    find_submitted(grid, root)  # its error names similar grids
+    submitted, folder = submitted_grid(grid, root)
     submitted = with_settings(submitted, set_ or [])
     report = find_report(submitted, folder, out, grid)
     if report.num_made:

@@ -85,7 +85,9 @@ def test_without_a_browser(folder, tmp_path):
 def test_an_unknown_grid_is_refused(folder):
     code, said, complaint = give(folder, "--grid", "studi")
     assert (code, said) == (2, "")
-    assert complaint.startswith("error: unknown grid 'studi'; did you mean 'study'?")
+    assert complaint.startswith(
+        "error: grid 'studi' has no submissions in runs/studi (did you mean"
+    )
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,7 @@ def _try_in_time(url: str, content: bytes, timeout_s: float) -> None:
 
 
 def _post(url: str, content: bytes, timeout_s: float) -> None:
-    from furnace_hpc import __version__
-
-    headers = {"Content-Type": "application/json", "User-Agent": f"furnace/{__version__}"}
+    headers = {"Content-Type": "application/json", "User-Agent": "furnace-hpc"}
     request = urllib.request.Request(url, content, headers, method="POST")
     opener = urllib.request.build_opener(_NoRedirect)
     try:
