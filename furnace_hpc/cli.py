@@ -24,6 +24,10 @@ COMMANDS = {
     "new": "write a first grid for a packed data set, or copy a shipped grid",
     "submit": "turn a grid into runs, and start them on Slurm or in a queue on this machine",
     "status": "show each run's state, step, loss, time left and reason, or a run's logs",
+    "logs": "print the logs of runs, also while they are written",
+    "diff": "compare two runs: config, code, data, environment, metrics",
+    "open": "show the report of a grid in the browser",
+    "clean": "show the sizes of a grid's files, and free checkpoints that nothing needs",
     "cancel": "stop the jobs of a grid; submit resumes its runs later",
     "aggregate": "turn finished runs into tables and figures",
     "track": "mirror the runs to TensorBoard, W&B, MLflow or trackio",
@@ -39,7 +43,13 @@ COMMANDS = {
     "publish": "make a folder for a hub: model, card, table, report and checksums",
     "schema": "print the JSON Schema of grids, cluster profiles or DeepSpeed files, for editors",
 }
-ONLY_PRINT = {"status", "predict", "schema"}  # they exit if the reader of their output ends
+ONLY_PRINT = {
+    "status",
+    "logs",
+    "diff",
+    "predict",
+    "schema",
+}  # they exit if the reader of their output ends
 
 
 def run_command(command: Callable[..., Any], argv: Sequence[str] | None = None) -> NoReturn:

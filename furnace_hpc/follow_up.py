@@ -47,14 +47,24 @@ def main(
     keep_private(profile.group)
     try:
         if not _submit_rest(submission, folder):
-            from furnace_hpc.aggregate import show_table
-
-            show_table(read_grid(submission.path / "grid.yaml"), folder)
+            _end(submission, folder)
     finally:
         if profile.trackers:
             from furnace_hpc.trackers.words import mirror_to_all
 
             mirror_to_all(profile.trackers, folder)
+
+
+def _end(submission: Submission, folder: GridFolder) -> None:
+    """Write and print the table, then send the notification."""
+    from furnace_hpc.aggregate import show_table
+    from furnace_hpc.api.notice import notify
+
+    grid = read_grid(submission.path / "grid.yaml")
+    try:
+        show_table(grid, folder)
+    finally:  # also if no run has a result
+        notify(grid, folder, submission.path)
 
 
 def _submit_rest(submission: Submission, folder: GridFolder) -> bool:

@@ -21,6 +21,7 @@ from furnace_hpc.monitor.logs import print_logs
 from furnace_hpc.monitor.queue_place import with_places
 from furnace_hpc.monitor.render import picture, plain, summary
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.notices.outbox import send_missing
 from furnace_hpc.runs.submitted import find_submitted
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ def main(
             raise typer.Exit(130) from None
     else:
         _show(folder, *_overview(folder, queue))
+    if not (logs or json_):
+        for line in send_missing(folder):
+            print(line, file=sys.stderr)
 
 
 def _overview(folder: GridFolder, with_queue: bool) -> tuple[list[StatusLine], JobCache]:

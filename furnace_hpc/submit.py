@@ -119,7 +119,10 @@ def _wait(plan: Plan) -> None:
 
     watch(plan.folder)
     from furnace_hpc.aggregate import show_table
+    from furnace_hpc.runs.notices.outbox import send_missing
 
+    for line in send_missing(plan.folder):
+        print(line, file=sys.stderr)
     raise typer.Exit(show_table(plan.grid, plan.folder))
 
 
@@ -129,10 +132,12 @@ def _end_here(outcome: Outcome) -> None:
         print("stopped; the same command resumes from the checkpoints", file=sys.stderr)
         raise typer.Exit(130)
     from furnace_hpc.aggregate import show_table
+    from furnace_hpc.api.notice import notify
     from furnace_hpc.trackers.words import mirror_to_all
 
     plan = outcome.plan
     show_table(plan.grid, plan.folder)
+    notify(plan.grid, plan.folder)
     mirror_to_all(plan.profile.trackers, plan.folder)
     is_complete = all(run.folder.result.is_file() for run in plan.runs)
     raise typer.Exit(int(not is_complete or plan.num_later > 0))

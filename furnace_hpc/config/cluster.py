@@ -1,6 +1,7 @@
 """Define and read cluster profiles: executor, flags of a site, default resources."""
 
 import os
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -18,6 +19,7 @@ from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.sbatch_flags import SbatchFlags
 from furnace_hpc.config.parsing.text_safety import find_secret
 from furnace_hpc.config.parsing.validation import validate
+from furnace_hpc.config.parsing.webhook_file import read_webhook
 from furnace_hpc.config.sections.container import Container
 from furnace_hpc.config.sections.resources import Resources, RunsPerNode
 from furnace_hpc.config.train_config import TrainConfig
@@ -74,6 +76,14 @@ class TrackerTarget(Config):
                 "environment, such as MLFLOW_TRACKING_PASSWORD or WANDB_API_KEY"
             )
         return self
+def _absolute(text: str) -> str:
+    """Jobs have another working directory."""
+    if not text.startswith(("/", "~/")):
+        raise ValueError("wanted the absolute path of a file, or one that begins with ~/")
+    return text
+
+
+AbsolutePath = Annotated[Line, AfterValidator(_absolute)]
 
 
 class ClusterProfile(Config):
@@ -195,6 +205,11 @@ class ClusterProfile(Config):
         description="time limit of one attempt in minutes, if the grid has timeout_min: auto and "
         "no run of that kind was measured",
     )
+    notify: AbsolutePath | None = Field(
+        default=None,
+        description="file of mode 0600 with the URL of a webhook. It gets one JSON text when all "
+        "runs of a submission have ended",
+    )
     runs_per_node: RunsPerNode | None = Field(
         default=None,
         description="runs of one node that share it, as parts of one job. `auto`: gpus_per_node "
@@ -219,6 +234,15 @@ class ClusterProfile(Config):
             raise ValueError(
                 "stage_python and container exclude each other: an image is one file already. "
                 "Remove stage_python"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _notifications_need_a_sender(self) -> "ClusterProfile":
+        if self.notify and self.executor == "slurm" and not self.follow_up:
+            raise ValueError(
+                "notify needs follow_up: true, because the last follow-up job sends the "
+                "notification. Remove one of them"
             )
         return self
 
@@ -263,7 +287,21 @@ def load_profile(name: str) -> ClusterProfile:
     if not is_path(name):
         check_is_own(path)
     content, source = read_with_source(path)
-    return validate(ClusterProfile, content, str(path), source.at)
+    _refuse_url(content, path)
+    profile = validate(ClusterProfile, content, str(path), source.at)
+    if profile.notify:
+        read_webhook(profile.notify)
+    return profile
+
+
+def _refuse_url(content: Any, path: Path) -> None:
+    """Raise ConfigError if `notify` is a URL. The error does not show it."""
+    given = content.get("notify") if isinstance(content, dict) else None
+    if isinstance(given, str) and "://" in given:
+        raise ConfigError(
+            f"{path}: notify: got a URL, which would be copied to each submission. Write it into a "
+            f"file of mode 0600, and give the file's path (`notify: ~/.config/furnace/webhook`)"
+        )
 
 
 def profile_names() -> list[str]:

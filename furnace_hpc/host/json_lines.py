@@ -7,7 +7,7 @@ only, syntax of Python 3.6.
 import json
 import os
 from collections import deque
-from typing import Any, Dict, Iterable, Iterator, Optional, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Union
 
 from furnace_hpc.host.regular_file import Name, open_regular, read_regular
 from furnace_hpc.host.regular_file import read_tail as read_tail
@@ -89,11 +89,11 @@ def find_in_order(path: Name, key: str, number: int) -> Optional[Record]:
     return None
 
 
-def last_lines(path: Name, count: int) -> str:
-    """The last lines of a text file.
+def last_lines(path: Name, count: int, is_wanted: Callable[[str], bool] = lambda line: True) -> str:
+    """The last lines of a text file, or of its wanted lines.
 
     Raises:
         OSError: as `open_regular`.
     """
     with open_regular(path, "r", encoding="utf-8", errors="replace") as file:
-        return "".join(deque(file, maxlen=count))
+        return "".join(deque(filter(is_wanted, file), maxlen=count))

@@ -1,14 +1,27 @@
 """Print the logs of one run: the output of its ranks, and of its batch script."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.json_lines import last_lines
-from furnace_hpc.host.lifecycle import newest_attempt
+from furnace_hpc.host.lifecycle import attempt_numbers, newest_attempt
 from furnace_hpc.monitor.run_status import batch_log
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.journal import SbatchCall, submissions
-from furnace_hpc.runs.records.attempts import read_attempts
+from furnace_hpc.runs.records.attempts import Attempt, read_attempt, read_attempts
+from furnace_hpc.runs.submitted import find_run
+
+
+class Wanted(NamedTuple):
+    """Which logs of a run are wanted."""
+
+    attempt: int = 0  # 0: the newest
+    rank: int | None = None  # None: all ranks, and the output of the batch script
+
+
+NEWEST = Wanted()
 
 
 def print_logs(folder: GridFolder, name: str, lines: int) -> None:
@@ -17,13 +30,21 @@ def print_logs(folder: GridFolder, name: str, lines: int) -> None:
     Raises:
         ConfigError: no run, or more than one, has a name that begins with `name`.
     """
-    run = _find(folder, name)
-    files = _log_files(folder, run)
+    print_logs_of(folder, find_run(folder, name), lines)
+
+
+def print_logs_of(folder: GridFolder, run: RunFolder, lines: int, wanted: Wanted = NEWEST) -> None:
+    """Print the last lines of the wanted logs of a run.
+
+    Raises:
+        ConfigError: the run has no such attempt or rank.
+    """
+    files = log_files(folder, run, wanted)
     if not files:
         print(f"run {run.run_id} has no logs yet, because it has not started")
     shown: set[str] = set()
     for path in files:
-        text = _tail(path, lines)
+        text = _tail(path, lines, line_filter(run, wanted))
         if text in shown:  # often all ranks print the same
             print(f"==> {path}: same as above")
             continue
@@ -31,30 +52,68 @@ def print_logs(folder: GridFolder, name: str, lines: int) -> None:
         print(f"==> {path}\n{text}")
 
 
-def _log_files(folder: GridFolder, run: RunFolder) -> list[Path]:
-    """List the newest batch log, the output of other nodes, and the newest attempt's logs."""
+def log_files(folder: GridFolder, run: RunFolder, wanted: Wanted = NEWEST) -> list[Path]:
+    """List the wanted logs of a run that exist.
+
+    These are the batch log, the output of other nodes, and the logs of one attempt. A rank is in
+    the log of its node alone.
+
+    Raises:
+        ConfigError: the run has no such attempt or rank.
+    """
+    number = _attempt_number(run, wanted.attempt)
+    if wanted.rank is not None:
+        if not number:
+            return []
+        node, _ = _place_of(read_attempt(run, number), wanted.rank)
+        return [path for path in [run.log(number, node)] if path.exists()]
     files = []
-    for logs in _batch_logs(folder, run)[-1:]:
+    for logs in _batch_logs_of(folder, run, wanted.attempt)[-1:]:
         files += logs + _other_nodes(logs[0])
-    of_attempt = run.logs.glob(f"{newest_attempt(str(run.path))}-*.log")
+    of_attempt = run.logs.glob(f"{number}-*.log")
     return files + sorted(of_attempt, key=lambda path: int(path.stem.partition("-")[2]))
 
 
-def _find(folder: GridFolder, name: str) -> RunFolder:
-    """Find a run by its name, or by a beginning that no other name has."""
-    rows = [row for submission in submissions(folder) for row in submission.rows]
-    known = dict.fromkeys(row.run_id for row in rows)
-    if name in known:
-        return folder.run(name)
-    found = [run_id for run_id in known if run_id.startswith(name)]
-    if not found:
-        raise ConfigError(f"unknown run {name!r}; {nearest(name, known)}")
-    if len(found) > 1:
-        examples = ", ".join(found[:5])
+def line_filter(run: RunFolder, wanted: Wanted) -> Callable[[str], bool]:
+    """Return the test of lines that the wanted rank has written. True for all without a rank."""
+    number = _attempt_number(run, wanted.attempt)
+    if wanted.rank is None or not number:
+        return lambda line: True
+    _, is_first = _place_of(read_attempt(run, number), wanted.rank)
+    if is_first:  # of its node: its lines have no prefix, and libraries write none
+        return lambda line: not line.startswith("[rank ")
+    return lambda line: line.startswith(f"[rank {wanted.rank}] ")
+
+
+def _attempt_number(run: RunFolder, wanted: int) -> int:
+    """Return the number of the wanted attempt. 0 if the run has none yet."""
+    if not wanted:
+        return newest_attempt(str(run.path))
+    known = attempt_numbers(str(run.path))
+    if wanted not in known:
+        found = f"It has {', '.join(map(str, known))}" if known else "It has none yet"
+        raise ConfigError(f"run {run.run_id} has no attempt {wanted}. {found}")
+    return wanted
+
+
+def _place_of(attempt: Attempt, rank: int) -> tuple[int, bool]:
+    """Return the node of a rank, and whether the rank is the first one of that node."""
+    size = attempt.world_size or 1
+    if not 0 <= rank < size:
         raise ConfigError(
-            f"{len(found)} runs begin with {name!r}: give more of the name: {examples}"
+            f"attempt {attempt.attempt} has no rank {rank}. Its ranks are 0 to {size - 1}"
         )
-    return folder.run(found[0])
+    per_node = max(1, size // (attempt.nodes or 1))
+    return rank // per_node, rank % per_node == 0
+
+
+def _batch_logs_of(folder: GridFolder, run: RunFolder, attempt: int) -> list[list[Path]]:
+    """Logs of all array elements of the run, or of the job of one attempt."""
+    found = _batch_logs(folder, run)
+    if not attempt:
+        return found
+    job_id = read_attempt(run, attempt).job_id
+    return [logs for logs in found if logs[0].name == batch_log(Path(), job_id or "").name]
 
 
 def _batch_logs(folder: GridFolder, run: RunFolder) -> list[list[Path]]:
@@ -91,5 +150,5 @@ def _other_nodes(batch_log: Path) -> list[Path]:
     return sorted(path for path in found if path.stat().st_size)
 
 
-def _tail(path: Path, lines: int) -> str:
-    return last_lines(path, lines).rstrip("\n")
+def _tail(path: Path, lines: int, is_wanted: Callable[[str], bool]) -> str:
+    return last_lines(path, lines, is_wanted).rstrip("\n")

@@ -11,7 +11,7 @@ from furnace_hpc.config.parsing.lookup import find_file, is_path, parse_value, r
 from furnace_hpc.host.attempt_spec import AttemptSpec
 from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.runs.file_cache import cached_by_stat
-from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.folder import GridFolder, RunFolder
 
 # Functions import the grid's modules, which take as long as all else that `status` imports.
 if TYPE_CHECKING:
@@ -100,6 +100,57 @@ def find_submitted(name_or_path: str, root: Path) -> GridFolder:
         fix = how_to_submit(name_or_path, root)
         raise ConfigError(f"grid {name!r} has no submissions in {folder.path}{similar}. {fix}")
     return folder
+
+
+def submitted_run_ids(folder: GridFolder) -> list[str]:
+    """Return the ids of all runs that were submitted, in the order of their submission."""
+    paths = folder.all_submissions()
+    return list(
+        dict.fromkeys(row.run_id for path in paths for row in read_rows(path / "rows.jsonl"))
+    )
+
+
+def find_run(folder: GridFolder, name: str) -> RunFolder:
+    """Find a submitted run by its name, or by a beginning that no other name has.
+
+    Raises:
+        ConfigError: no run, or more than one, has a name that begins with `name`.
+    """
+    known = submitted_run_ids(folder)
+    if name in known:
+        return folder.run(name)
+    found = [run_id for run_id in known if run_id.startswith(name)]
+    if not found:
+        raise ConfigError(f"unknown run {name!r}; {nearest(name, known)}")
+    if len(found) > 1:
+        examples = ", ".join(found[:5])
+        raise ConfigError(
+            f"{len(found)} runs begin with {name!r}: give more of the name: {examples}"
+        )
+    return folder.run(found[0])
+
+
+def named_run(name: str, root: Path) -> RunFolder:
+    """Find a run by the path of its folder, or by GRID/RUN. A beginning of RUN is enough.
+
+    Args:
+        name: what the user gave.
+        root: the folder of the runs, for GRID/RUN.
+
+    Raises:
+        ConfigError: there is no such run, or the beginning fits several runs.
+    """
+    path = Path(name)
+    if (path / "spec.json").is_file():
+        return RunFolder(path)
+    if path.parent != Path():
+        for grid in (GridFolder(path.parent), GridFolder(root / path.parent)):
+            if grid.all_submissions():
+                return find_run(grid, path.name)
+    wanted = f"Give the folder of a run, or GRID/RUN of a grid below {root}"
+    if GridFolder(path).all_submissions() or GridFolder(root / path).all_submissions():
+        raise ConfigError(f"{name!r} is a grid, wanted one of its runs. {wanted}")
+    raise ConfigError(f"{name!r} is no run. {wanted}")
 
 
 def how_to_submit(name_or_path: str, root: Path) -> str:

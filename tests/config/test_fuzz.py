@@ -96,6 +96,9 @@ def test_hostile_settings_are_refused(text):
         "password: 'hunter2hunter2'",
         "https://me:hunter2@host/x",
         "AKIAABCDEFGHIJKLMNOP",
+        "https://hooks.slack.com/services/T0/B0/abcdEFGH1234",
+        "https://discord.com/api/webhooks/123/abcdEFGH1234",
+        "https://chat.example.org/hooks/abcdefgh1234abcdefgh1234ab",
         "-----BEGIN OPENSSH PRIVATE KEY-----",
     ],
 )
@@ -115,6 +118,7 @@ def test_secrets_are_found_and_masked(text):
         "secret: $MY_SECRET",
         "the token of a modality",
         "https://host/path?x=1",
+        "https://host/hooks/list",
     ],
 )
 def test_other_words_are_not_masked(text):

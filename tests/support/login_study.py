@@ -162,14 +162,20 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def command(module: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m furnace_hpc.<module>` in `folder`, as on a machine without Slurm."""
+    """Run `python -m furnace_hpc.<module>` in `folder`, as on a machine without Slurm.
+
+    A command in `furnace_hpc.commands` is run by `python -m furnace_hpc <module>`.
+    """
+    name, first = module_of(module), []
+    if name.startswith("furnace_hpc.commands."):
+        name, first = "furnace_hpc", [module]
     kept = {
         name: value
         for name, value in os.environ.items()
         if name not in ("FURNACE_RUNS", "FURNACE_DATA")
     }
     return forked_commands.run(
-        [sys.executable, "-m", module_of(module), *arguments],
+        [sys.executable, "-m", name, *first, *arguments],
         cwd=folder,
         env=kept | {"COLUMNS": "200", "PATH": "/nowhere"},
         timeout=200,

@@ -238,6 +238,6 @@ def _read_text(path: Path) -> str:
         raise ConfigError(
             f"{path}:{text.count(chr(10), 0, at) + 1}: this line looks like a secret, and would be "
             f"copied to scripts and reports. Keep it in a file of mode 0600, and read it from "
-            f"there (`setup: ['. ~/.my-secrets']`)"
+            f"there (`setup: ['. ~/.my-secrets']`, `notify: ~/.my-webhook`)"
         )
     return text

@@ -18,6 +18,9 @@ _SHAPED = re.compile(
     r"\bhf_[A-Za-z0-9]{20,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}"
     r"|\bglpat-[\w-]{16,}|\bsk-[\w-]{20,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
     r"|\bxox[abprs]-[\w-]{10,}|\beyJ[\w-]{15,400}\.[\w-]{10,4000}\.[\w-]*"
+    r"|\bhttps://hooks\.slack(?:-gov)?\.com/\w+/[\w/-]{8,}"
+    r"|\bhttps://(?:\w+\.)?discord(?:app)?\.com/api/webhooks/[\w/-]{8,}"
+    r"|\bhttps?://[^\s/]+/(?:hooks|webhookb2)/[\w@/-]{20,}"
     r"|\bhttps?://[^\s/:@]+:[^\s/@]{4,}@|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 _NAME = re.compile(

@@ -1,0 +1,121 @@
+"""The notification that a grid's runs have ended: counts, table, and a text for chat programs."""
+
+import math
+import socket
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.grid import Grid, results_name
+from furnace_hpc.config.parsing.text_safety import masked, printable, short
+from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.notices import outbox
+
+if TYPE_CHECKING:
+    from furnace_hpc.tables.table import Ablation, Row
+
+MAX_TEXT = 1500  # characters; chat programs cut longer ones
+
+
+def notify(grid: Grid, folder: GridFolder, submission: Path | None = None) -> None:
+    """Send the notification of a submission whose runs have ended, if its profile has `notify`.
+
+    A failure is one printed warning.
+
+    Args:
+        grid: with the settings of the submission.
+        folder: of the grid.
+        submission: folder of the submission. None: the newest.
+    """
+    for newest in folder.all_submissions()[-1:]:
+        submission = submission or newest
+    if submission is None or not outbox.webhook_of(submission):
+        return
+    try:
+        outbox.put(submission, make_notice(grid, folder, submission))
+        problem = outbox.send(submission)
+    except Exception as error:  # whatever it is, the runs and the table are complete
+        problem = f"{type(error).__name__}: {masked(str(error))}"
+    if problem:
+        print(
+            f"WARNING: the notification could not be sent: {printable(problem)}. "
+            f"`furnace status` tries it again",
+            flush=True,
+        )
+
+
+def make_notice(grid: Grid, folder: GridFolder, submission: Path) -> dict[str, Any]:
+    """Return what is sent: a JSON object without NaN."""
+    from furnace_hpc.monitor.grid_status import overview
+
+    states = Counter(line.status.state.value for line in overview(folder)[0])
+    report = (Path("results") / results_name(grid) / "report.html").resolve()
+    notice: dict[str, Any] = {
+        "id": f"{folder.path.name}-{submission.name}-{int(submission.stat().st_mtime)}",
+        "event": "grid_ended",
+        "grid": grid.name,
+        "settings": {key: str(value) for key, value in grid.settings.items()},
+        "runs": dict(states),
+        "metric": grid.metric,
+        "reference": grid.reference,
+        "table": [],
+        "verdict": "",
+        "host": socket.gethostname(),
+        "report": "",
+    }
+    if report.exists():
+        notice["report"] = str(report)
+    try:
+        notice |= _of_table(grid, folder)
+    except ConfigError as error:  # such as no result at all
+        notice["verdict"] = f"no table: {masked(str(error))}"
+    return notice | {"text": _text(notice)}
+
+
+def _of_table(grid: Grid, folder: GridFolder) -> dict[str, Any]:
+    from furnace_hpc.api.grid_table import make_table
+    from furnace_hpc.tables.output.verdict import verdict
+    from furnace_hpc.tables.view import View
+
+    ablation = make_table(grid, folder, View())
+    return {
+        "metric": ablation.metric.name,
+        "table": [_row(ablation, row) for row in ablation.rows],
+        "verdict": masked(printable(verdict(ablation))),
+    }
+
+
+def _row(ablation: "Ablation", row: "Row") -> dict[str, Any]:
+    low, high = row.interval or (None, None)
+    difference = row.difference
+    shown = (difference.shown if difference else None) or (None, None)
+    return {
+        "row": row.variant,
+        "mean": _number(row.mean),
+        "low": _number(low),
+        "high": _number(high),
+        "n": row.n,
+        "n_expected": row.n_expected,
+        "difference": _number(difference.mean if difference else None),
+        "difference_low": _number(shown[0]),
+        "difference_high": _number(shown[1]),
+        "verdict": row.verdict.value if row.verdict else None,
+    }
+
+
+def _number(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _text(notice: dict[str, Any]) -> str:
+    """One paragraph, with the characters escaped that Slack and Mattermost interpret."""
+    counts = ", ".join(f"{count} {state}" for state, count in notice["runs"].items())
+    settings = ", ".join(f"{key}={value}" for key, value in notice["settings"].items())
+    name = f"{notice['grid']} with {settings}" if settings else notice["grid"]
+    parts = [f"Furnace: grid {name} has ended: {counts}.", notice["verdict"]]
+    if notice["report"]:
+        parts.append(f"Report: {notice['host']}:{notice['report']}")
+    text = short(printable(masked("  ".join(filter(None, parts)))), MAX_TEXT)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,1 @@
+"""Follow the logs of runs while they are written, over all attempts."""

@@ -1,0 +1,1 @@
+"""Compare two runs: config, code, data, environment and metrics."""

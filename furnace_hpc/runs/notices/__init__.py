@@ -1,0 +1,1 @@
+"""Notifications to a webhook: keep one for each submission, and send it once."""
