@@ -3,12 +3,12 @@
 If a grid has several packs, intervals and tests count packs: see `statistics/units.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from math import isfinite
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.train_config import RunSpec
@@ -27,6 +27,9 @@ from furnace_hpc.tables.statistics.units import Draw, by_pack, pair_up, units_of
 from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.text import count
 from furnace_hpc.tables.tuning.tuned_rows import Tuning
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 SOURCE_FILE = "source.json"  # in the results of another tool's runs: their files
 
@@ -265,6 +268,11 @@ class Ablation:
         return next((row for row in self.rows if row.variant == self.grid.reference), None)
 
     @cached_property
+    def row_of(self) -> dict[str, Row]:
+        """Variant -> its row."""
+        return {row.variant: row for row in self.rows}
+
+    @cached_property
     def compared(self) -> list[Row]:
         """The rows that are compared with the reference: those on the same data."""
         others = [row for row in self.rows if row is not self.reference]
@@ -311,6 +319,26 @@ class Ablation:
             for row in self.rows
             if row.variant in self.grid.sanity and row.verdict is Verdict.BETTER
         )
+
+
+def once_per_table(
+    compute: Callable[Concatenate[Ablation, P], T],
+) -> Callable[Concatenate[Ablation, P], T]:
+    """Decorate a function that is called once per table and further arguments.
+
+    Callers must not change what it returns.
+    """
+
+    @wraps(compute)
+    def known(ablation: Ablation, *args: P.args, **kwargs: P.kwargs) -> T:
+        results = vars(ablation).setdefault("_results", {})
+        key = (compute, args, *kwargs.items())
+        if key not in results:
+            results[key] = compute(ablation, *args, **kwargs)
+        found: T = results[key]
+        return found
+
+    return known
 
 
 def several_packs(grid: Grid) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.statistics.robust import LEAST_RUNS
 from furnace_hpc.tables.statistics.significance import format_exact_p
 from furnace_hpc.tables.statistics.verdicts import Verdict
-from furnace_hpc.tables.table import Ablation, Source
+from furnace_hpc.tables.table import Ablation, Source, once_per_table
 from furnace_hpc.tables.text import count
 from furnace_hpc.tables.tuning.words import budget
 
@@ -71,6 +71,11 @@ NOT_CHECKED = (
 
 def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
     """The sentences that explain the numbers under `columns`."""
+    return _caption(ablation, tuple(columns))
+
+
+@once_per_table
+def _caption(ablation: Ablation, columns: tuple[str, ...]) -> list[str]:
     return [
         _values(ablation),
         *further_metrics(ablation),
@@ -89,6 +94,7 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
     ]
 
 
+@once_per_table
 def main_sentences(ablation: Ablation) -> list[str]:
     """What every reader of the numbers must know. `caption` explains the rest."""
     found = [short_caption(ablation)]

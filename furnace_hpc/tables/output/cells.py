@@ -11,7 +11,7 @@ from furnace_hpc.tables.statistics.robust import interquartile_mean
 from furnace_hpc.tables.statistics.significance import format_exact_p, format_p
 from furnace_hpc.tables.statistics.units import by_pack, pair_up
 from furnace_hpc.tables.statistics.verdicts import Verdict
-from furnace_hpc.tables.table import Ablation, Note, Row
+from furnace_hpc.tables.table import Ablation, Note, Row, once_per_table
 from furnace_hpc.tables.text import DASH, format_number, format_value, percent
 
 OF_A_FAMILY = ("verdict", "holm_p")  # columns that only the grid's own table has
@@ -23,6 +23,14 @@ UNDERTRAINED = "reference under-trained"
 MARKS = {Verdict.BETTER: "*", Verdict.WORSE: "\u2020"}  # stands behind a difference
 FURTHER = "metric_"  # how the columns of further metrics begin; a number follows
 NO_DIFFERENCE = Difference(0.0, None, 0)
+
+
+class FurtherCell(NamedTuple):
+    """The cell of a further metric, which has no verdict."""
+
+    mean: str
+    spread: str
+    best: bool
 
 
 class Cells(NamedTuple):
@@ -60,15 +68,13 @@ class Cells(NamedTuple):
     improvement: str = DASH
     correlation: str = DASH
     iqm: str = DASH
-    further: tuple["FurtherCell", ...] = ()  # of the further metrics
+    further: tuple[FurtherCell, ...] = ()  # of the further metrics
 
-
-class FurtherCell(NamedTuple):
-    """The cell of a further metric, which has no verdict."""
-
-    mean: str
-    spread: str
-    best: bool
+    def of_metric(self, column: str) -> FurtherCell:
+        """The cell of the column `metric`, or of a further metric."""
+        if column == "metric":
+            return FurtherCell(self.mean, self.spread, self.best)
+        return self.further[int(column.removeprefix(FURTHER)) - 2]
 
 
 class LetteredNote(NamedTuple):
@@ -78,6 +84,7 @@ class LetteredNote(NamedTuple):
     note: Note
 
 
+@once_per_table
 def headings(ablation: Ablation, usual: Collection[str] = ()) -> dict[str, str]:
     """Column -> title, of the columns in the grid, else of the `usual` ones, else of all."""
     titles = all_headings(ablation)
@@ -117,6 +124,7 @@ def arrow(ablation: Ablation) -> str:
     return {"max": " \u2191", "min": " \u2193"}[ablation.metric.direction]
 
 
+@once_per_table
 def all_headings(ablation: Ablation) -> dict[str, str]:
     """Column -> its title, of all columns in their order."""
     scale = ablation.metric.scale
@@ -185,6 +193,7 @@ def _further_cells(ablation: Ablation, number: int) -> Iterator[FurtherCell]:
         yield FurtherCell(mean, spread, row.variant in _best_variants(table))
 
 
+@once_per_table
 def all_cells(ablation: Ablation) -> list[Cells]:
     """The cells of every row, in the grid's order."""
     best = _best_variants(ablation)
@@ -252,6 +261,7 @@ def row_scale(ablation: Ablation, row: Row) -> Scale:
     return ablation.metric.scale.for_deviation(min(found, default=None), row.mean)
 
 
+@once_per_table
 def _best_variants(ablation: Ablation) -> set[str]:
     """The rows with the best mean, of those that lack no run. Equal as displayed is equal.
 

@@ -13,6 +13,7 @@ from furnace_hpc.tables.output.captions import caption, main_sentences
 from furnace_hpc.tables.output.cells import (
     FURTHER,
     Cells,
+    FurtherCell,
     all_cells,
     format_changes,
     headings,
@@ -25,7 +26,7 @@ from furnace_hpc.tables.statistics.estimates import Difference
 from furnace_hpc.tables.statistics.interactions import Omnibus
 from furnace_hpc.tables.statistics.robust import interquartile_mean
 from furnace_hpc.tables.statistics.units import by_pack
-from furnace_hpc.tables.table import Ablation, Row, Run
+from furnace_hpc.tables.table import Ablation, Row, Run, once_per_table
 from furnace_hpc.tables.text import format_value
 from furnace_hpc.tables.tuning.csv_lines import curve_lines, tuning_lines
 
@@ -57,6 +58,7 @@ HOW_TO_READ = "How each number is computed: table.md and report.html, under How 
 TERMINAL_ROWS = 200  # a longer table is read from the files
 
 
+@once_per_table
 def to_csv(ablation: Ablation) -> str:
     """One line per row. Numbers have full precision and are not percentages.
 
@@ -149,6 +151,7 @@ def to_ranks_csv(ablation: Ablation) -> str:
     return _csv(lines)
 
 
+@once_per_table
 def to_markdown(ablation: Ablation) -> str:
     """A Markdown table with its caption and notes."""
     titles, lines = headings(ablation), []
@@ -200,19 +203,24 @@ def cell_texts(
 
     The best mean is bold, and the variant has the letters of its notes.
     """
-    texts = {name: escape(str(value)) for name, value in cells._asdict().items()}
-    mean = texts["mean"]
-    if cells.best:
+    texts = []
+    for title in titles:
+        if title == "metric" or title.startswith(FURTHER):
+            text = _mean_text(cells.of_metric(title), escape, bold)
+        else:
+            text = escape(str(getattr(cells, title)))
+        if title == "variant" and cells.marks:
+            text += mark.format(cells.marks)
+        texts.append(text)
+    return texts
+
+
+def _mean_text(cell: FurtherCell, escape: Callable[[str], str], bold: str) -> str:
+    """Mean and spread of a metric."""
+    mean = escape(cell.mean)
+    if cell.best:
         mean = bold.format(mean)
-    texts["metric"] = f"{mean} {texts['spread']}".rstrip()
-    for number, further in enumerate(cells.further, 2):
-        mean = escape(further.mean)
-        if further.best:
-            mean = bold.format(mean)
-        texts[f"{FURTHER}{number}"] = f"{mean} {escape(further.spread)}".rstrip()
-    if cells.marks:
-        texts["variant"] += mark.format(cells.marks)
-    return [texts[title] for title in titles]
+    return f"{mean} {escape(cell.spread)}".rstrip()
 
 
 def _markdown_row(cells: Iterable[str]) -> str:
@@ -253,7 +261,7 @@ def _csv_further(ablation: Ablation, row: Row) -> dict[str, Any]:
     """Mean, deviation and difference in each further metric. Intervals are not corrected."""
     line: dict[str, Any] = {}
     for table in ablation.others:
-        other = next(found for found in table.rows if found.variant == row.variant)
+        other = table.row_of[row.variant]
         low, high = (other.difference and other.difference.interval) or (None, None)
         values = {
             "n": other.n,
@@ -350,6 +358,7 @@ def _csv(lines: list[dict[str, Any]]) -> str:
     if not lines:
         return ""
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([csv_cell(name) for name in lines[0]])
-    writer.writerows([csv_cell(line[name]) for name in lines[0]] for line in lines)
+    names = list(lines[0])
+    writer.writerow([csv_cell(name) for name in names])
+    writer.writerows([csv_cell(line[name]) for name in names] for line in lines)
     return text.getvalue()

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from furnace_hpc.tables.table import Ablation
+from furnace_hpc.tables.table import Ablation, once_per_table
 
 TRAIN_LOSS = "train/loss"
 MAX_POINTS = 200  # of one curve; a screen or a column of paper shows no more
@@ -24,6 +24,7 @@ def validation_metric(ablation: Ablation) -> str:
     return "val/" + ablation.grid.metric.partition("/")[2].partition("@")[0]
 
 
+@once_per_table
 def logged_curves(ablation: Ablation) -> dict[str, list[Curve]]:
     """Metric -> curve of each row. Metrics that were not logged are left out."""
     metrics = (validation_metric(ablation), TRAIN_LOSS)

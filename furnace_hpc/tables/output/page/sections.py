@@ -111,7 +111,7 @@ def _cell(cells: Cells, name: str) -> str:
             mean = f"<strong>{mean}</strong>"
         return f'<td class="metric">{mean} {_joined(cells.spread)}</td>'
     if name.startswith(FURTHER):
-        further = cells.further[int(name.removeprefix(FURTHER)) - 2]
+        further = cells.of_metric(name)
         mean = html(further.mean)
         if further.best:
             mean = f"<strong>{mean}</strong>"
