@@ -3,12 +3,12 @@
 If a grid has several packs, intervals and tests count packs: see `statistics/units.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, wraps
+from functools import cached_property
 from math import isfinite
 from statistics import fmean
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple
 
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.train_config import RunSpec
@@ -27,9 +27,6 @@ from furnace_hpc.tables.statistics.units import Draw, by_pack, pair_up, units_of
 from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.text import count
 from furnace_hpc.tables.tuning.tuned_rows import Tuning
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 SOURCE_FILE = "source.json"  # in the results of another tool's runs: their files
 
@@ -319,26 +316,6 @@ class Ablation:
             for row in self.rows
             if row.variant in self.grid.sanity and row.verdict is Verdict.BETTER
         )
-
-
-def once_per_table(
-    compute: Callable[Concatenate[Ablation, P], T],
-) -> Callable[Concatenate[Ablation, P], T]:
-    """Decorate a function that is called once per table and further arguments.
-
-    Callers must not change what it returns.
-    """
-
-    @wraps(compute)
-    def known(ablation: Ablation, *args: P.args, **kwargs: P.kwargs) -> T:
-        results = vars(ablation).setdefault("_results", {})
-        key = (compute, args, *kwargs.items())
-        if key not in results:
-            results[key] = compute(ablation, *args, **kwargs)
-        found: T = results[key]
-        return found
-
-    return known
 
 
 def several_packs(grid: Grid) -> tuple[str, ...]:

@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 
 from furnace_hpc.config.train_config import UNKNOWN_STEPS, TrainConfig
+from furnace_hpc.tables.large.once import once_per_table
 from furnace_hpc.tables.output.cells import MARKS, UNDERTRAINED
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.statistics.robust import LEAST_RUNS
 from furnace_hpc.tables.statistics.significance import format_exact_p
 from furnace_hpc.tables.statistics.verdicts import Verdict
-from furnace_hpc.tables.table import Ablation, Source, once_per_table
+from furnace_hpc.tables.table import Ablation, Source
 from furnace_hpc.tables.text import count
 from furnace_hpc.tables.tuning.words import budget
 
@@ -71,11 +72,6 @@ NOT_CHECKED = (
 
 def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
     """The sentences that explain the numbers under `columns`."""
-    return _caption(ablation, tuple(columns))
-
-
-@once_per_table
-def _caption(ablation: Ablation, columns: tuple[str, ...]) -> list[str]:
     return [
         _values(ablation),
         *further_metrics(ablation),

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
+from furnace_hpc.tables.large.once import once_per_table
 from furnace_hpc.tables.metric import Scale
 from furnace_hpc.tables.statistics.estimates import SAME, Difference, Interval
 from furnace_hpc.tables.statistics.pairs import PairStatistics, pair_statistics
@@ -11,7 +12,7 @@ from furnace_hpc.tables.statistics.robust import interquartile_mean
 from furnace_hpc.tables.statistics.significance import format_exact_p, format_p
 from furnace_hpc.tables.statistics.units import by_pack, pair_up
 from furnace_hpc.tables.statistics.verdicts import Verdict
-from furnace_hpc.tables.table import Ablation, Note, Row, once_per_table
+from furnace_hpc.tables.table import Ablation, Note, Row
 from furnace_hpc.tables.text import DASH, format_number, format_value, percent
 
 OF_A_FAMILY = ("verdict", "holm_p")  # columns that only the grid's own table has

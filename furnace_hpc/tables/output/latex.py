@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from furnace_hpc.config.grids.grid import results_name
+from furnace_hpc.tables.large.once import once_per_table
 from furnace_hpc.tables.output.captions import caption, main_sentences
 from furnace_hpc.tables.output.cells import (
     FURTHER,
@@ -22,7 +23,7 @@ from furnace_hpc.tables.output.escape import one_line
 from furnace_hpc.tables.output.latex_letters import ACCENTS, WIDE, Letters, is_wide, letters_of
 from furnace_hpc.tables.output.render import WORDS, cell_texts
 from furnace_hpc.tables.statistics.verdicts import Verdict
-from furnace_hpc.tables.table import Ablation, Row, once_per_table
+from furnace_hpc.tables.table import Ablation, Row
 
 # columns that fit into a column of a two-column paper
 COLUMNS = ("variant", "metric", "difference")

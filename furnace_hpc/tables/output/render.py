@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from furnace_hpc.tables.large.once import once_per_table
 from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.output.captions import caption, main_sentences
 from furnace_hpc.tables.output.cells import (
@@ -26,7 +27,7 @@ from furnace_hpc.tables.statistics.estimates import Difference
 from furnace_hpc.tables.statistics.interactions import Omnibus
 from furnace_hpc.tables.statistics.robust import interquartile_mean
 from furnace_hpc.tables.statistics.units import by_pack
-from furnace_hpc.tables.table import Ablation, Row, Run, once_per_table
+from furnace_hpc.tables.table import Ablation, Row, Run
 from furnace_hpc.tables.text import format_value
 from furnace_hpc.tables.tuning.csv_lines import curve_lines, tuning_lines
 

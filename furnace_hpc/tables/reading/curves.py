@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from furnace_hpc.tables.table import Ablation, once_per_table
+from furnace_hpc.tables.large.once import once_per_table
+from furnace_hpc.tables.table import Ablation
 
 TRAIN_LOSS = "train/loss"
 MAX_POINTS = 200  # of one curve; a screen or a column of paper shows no more

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from urllib.parse import quote
 
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
+from furnace_hpc.tables.large.drawn import drawn_rows, drawn_sentence, drawn_table, is_long
 from furnace_hpc.tables.metric import scale_of
 from furnace_hpc.tables.output.cells import (
+    FURTHER,
     OPTIONAL,
     Cells,
     all_cells,
@@ -45,14 +48,38 @@ def script_data(ablation: Ablation, out: Path | None = None) -> str:
         "CSV": to_csv(ablation),
         "Markdown": to_markdown(ablation),
     }
+    text = _object(_data(ablation, out))
     # the copies have several lines, and are escaped already
-    return _script_safe(json_value(_data(ablation, out)) | {"copies": copies})
+    return f'{text[:-1]},"copies":{_dumps(copies)}}}'.replace("<", "\\u003c")
 
 
-def _script_safe(data: Any) -> str:
-    """JSON that ends no <script>, with no control character, NaN or infinite number."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c")
+def _json_of(name: str, value: Any) -> str:
+    """JSON of a part of the data. Each item of a list by itself, because most are plain."""
+    if name == "views":
+        return f"[{','.join(map(_object, value))}]"
+    if isinstance(value, list):
+        return f"[{','.join(map(_json, value))}]"
+    return _json(value)
+
+
+def _object(parts: dict[str, Any]) -> str:
+    texts = [f"{_json(name)}:{_json_of(name, value)}" for name, value in parts.items()]
+    return f"{{{','.join(texts)}}}"
+
+
+def _json(value: Any) -> str:
+    """JSON with all texts on one line, and no control character, NaN or infinite number.
+
+    Most values have nothing to escape. Then the JSON shows it, and no text is looked at by itself.
+    """
+    with suppress(ValueError):  # NaN or infinite
+        text = _dumps(value)
+        if text.isprintable() and not any(strange in text for strange in ("\\", "  ", '" ', ' "')):
+            return text
+    return _dumps(json_value(value))
+
+
+_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def _data(ablation: Ablation, out: Path | None) -> dict[str, Any]:
@@ -61,14 +88,29 @@ def _data(ablation: Ablation, out: Path | None) -> dict[str, Any]:
     tables = [ablation]
     if not ablation.why_no_verdict or (ablation.effects and ablation.effects.are_judged):
         tables += tables_of_other_metrics(ablation)
-    return {
+    data = {
         "reference": ablation.grid.reference,
         "unit_of_pairs": "pack" if ablation.packs else "seed",
         "rows": [_row(row, out) for row in ablation.rows],
         "views": [_view(table) for table in tables],
-        "curves": list(_curves(ablation)),
+        "curves": list(_curves(drawn_table(ablation))),
         "costs": {name: titles[name] for name in vars(ablation.rows[0].costs) if name in titles},
     }
+    if sentence := drawn_sentence(ablation):
+        data |= {"drawn": list(drawn_rows(ablation)), "drawn_rows": sentence}
+    if is_long(ablation):
+        cells = all_cells(ablation)
+        data["cells"] = [[_cell(of_row, name) for name in titles] for of_row in cells]
+    return data
+
+
+def _cell(cells: Cells, column: str) -> str | list[Any]:
+    """A cell of a long table: its text, or its parts if a part is bold or raised."""
+    if column == "variant":
+        return [cells.variant, cells.marks]
+    if column == "metric" or column.startswith(FURTHER):
+        return list(cells.of_metric(column))
+    return str(getattr(cells, column))
 
 
 def _view(ablation: Ablation) -> dict[str, Any]:
