@@ -6,9 +6,11 @@ LaTeX is in latex.py.
 import csv
 import io
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from furnace_hpc.tables.large.once import once_per_table
+from furnace_hpc.tables.large.rendered import rendered_rows, signature
 from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.output.captions import caption, main_sentences
 from furnace_hpc.tables.output.cells import (
@@ -79,13 +81,32 @@ def table_lines(ablation: Ablation) -> list[dict[str, Any]]:
 
 def to_runs_csv(ablation: Ablation) -> str:
     """One line per run. Missing values are empty."""
-    return _csv(runs_lines(ablation))
+    rows = [row for row in ablation.rows if row.runs]
+    if not rows:
+        return ""
+    metrics, references = _columns_of_runs(ablation)
+    whole = signature("runs.csv", metrics, references)
+    rendered = rendered_rows(ablation)
+
+    def text_of(row: Row) -> str:
+        lines = [_csv_run(run, row, metrics, references) for run in row.runs]
+        return _csv_lines(lines[0], lines)
+
+    head = _csv_head(_csv_run(rows[0].runs[0], rows[0], metrics, references))
+    texts = [rendered.text(whole, row, ablation.records, partial(text_of, row)) for row in rows]
+    return head + "".join(texts)
+
+
+def _columns_of_runs(ablation: Ablation) -> tuple[list[str], dict[str, Any]]:
+    """The metrics of all runs, and dotted key -> the reference's value of each key that changes."""
+    metrics = sorted({name for run in ablation.runs if run.result for name in run.result.metrics})
+    references = {change.key: change.reference for row in ablation.rows for change in row.changes}
+    return metrics, references
 
 
 def runs_lines(ablation: Ablation) -> list[dict[str, Any]]:
     """Column -> value of each run. A missing value is None or an empty text."""
-    metrics = sorted({name for run in ablation.runs if run.result for name in run.result.metrics})
-    references = {change.key: change.reference for row in ablation.rows for change in row.changes}
+    metrics, references = _columns_of_runs(ablation)
     return [_csv_run(run, row, metrics, references) for row in ablation.rows for run in row.runs]
 
 
@@ -355,11 +376,20 @@ def _csv_run(run: Run, row: Row, metrics: list[str], references: dict[str, Any])
 
 
 def _csv(lines: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
     if not lines:
         return ""
-    writer = csv.writer(text, lineterminator="\n")
-    names = list(lines[0])
-    writer.writerow([csv_cell(name) for name in names])
-    writer.writerows([csv_cell(line[name]) for name in names] for line in lines)
+    return _csv_head(lines[0]) + _csv_lines(lines[0], lines)
+
+
+def _csv_head(names: Iterable[str]) -> str:
+    return _csv_text([[csv_cell(name) for name in names]])
+
+
+def _csv_lines(names: Iterable[str], lines: list[dict[str, Any]]) -> str:
+    return _csv_text([csv_cell(line[name]) for name in names] for line in lines)
+
+
+def _csv_text(lines: Iterable[list[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()

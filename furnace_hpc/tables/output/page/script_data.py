@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from urllib.parse import quote
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.tables.large.drawn import drawn_rows, drawn_sentence, drawn_table, is_long
+from furnace_hpc.tables.large.rendered import Kept, rendered_rows, signature
 from furnace_hpc.tables.metric import scale_of
 from furnace_hpc.tables.output.cells import (
     FURTHER,
@@ -55,6 +57,8 @@ def script_data(ablation: Ablation, out: Path | None = None) -> str:
 
 def _json_of(name: str, value: Any) -> str:
     """JSON of a part of the data. Each item of a list by itself, because most are plain."""
+    if name == "rows":  # each is JSON already
+        return f"[{','.join(value)}]"
     if name == "views":
         return f"[{','.join(map(_object, value))}]"
     if isinstance(value, list):
@@ -82,6 +86,27 @@ def _json(value: Any) -> str:
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
+def _rows(ablation: Ablation, out: Path | None) -> list[str]:
+    """The rows with their runs as JSON. Those that did not change are not rendered again."""
+    folder = ablation.runs[0].folder.path.parent if ablation.runs else None
+    whole = signature("report.html", str(folder), out and os.path.relpath(folder or out, out))
+    rendered, records = rendered_rows(ablation), ablation.records
+    return [
+        rendered.text(whole, row, records, partial(_kept_row, row, out)) for row in ablation.rows
+    ]
+
+
+def _kept_row(row: Row, out: Path | None) -> Kept:
+    """The row as JSON, and the logs that it has a link to, or not."""
+    existing, absent = list[str](), list[str]()
+    if out is not None:
+        for run in row.runs:
+            for attempt in run.record.ledger():
+                log = run.folder.path / RunFolder.log_name(attempt.attempt, 0)
+                (existing if log.is_file() else absent).append(str(log))
+    return Kept(_json(_row(row, out)), existing, absent)
+
+
 def _data(ablation: Ablation, out: Path | None) -> dict[str, Any]:
     """The data of the scripts. The first view is the table itself."""
     titles = headings(ablation)
@@ -91,7 +116,7 @@ def _data(ablation: Ablation, out: Path | None) -> dict[str, Any]:
     data = {
         "reference": ablation.grid.reference,
         "unit_of_pairs": "pack" if ablation.packs else "seed",
-        "rows": [_row(row, out) for row in ablation.rows],
+        "rows": _rows(ablation, out),
         "views": [_view(table) for table in tables],
         "curves": list(_curves(drawn_table(ablation))),
         "costs": {name: titles[name] for name in vars(ablation.rows[0].costs) if name in titles},
