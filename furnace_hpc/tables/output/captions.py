@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 
 from furnace_hpc.config.train_config import UNKNOWN_STEPS, TrainConfig
-from furnace_hpc.tables.large.once import once_per_table
 from furnace_hpc.tables.output.cells import MARKS, UNDERTRAINED
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.statistics.robust import LEAST_RUNS
@@ -90,7 +89,6 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
     ]
 
 
-@once_per_table
 def main_sentences(ablation: Ablation) -> list[str]:
     """What every reader of the numbers must know. `caption` explains the rest."""
     found = [short_caption(ablation)]

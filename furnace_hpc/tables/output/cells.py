@@ -236,13 +236,6 @@ def optional_texts(ablation: Ablation, row: Row) -> dict[str, str]:
     return texts
 
 
-def pair_facts(ablation: Ablation, row: Row) -> list[tuple[str, str]]:
-    """(title, text) of the statistics of a row's pairs that can be computed."""
-    titles, texts = all_headings(ablation), optional_texts(ablation, row)
-    names = ("hedges_g", "improvement", "correlation")
-    return [(titles[name], texts[name]) for name in names if texts.get(name, DASH) != DASH]
-
-
 def _with_interval(value: float | None, interval: Interval | None, form: str) -> str:
     """`+1.20 [0.10, 2.30]`, the value alone, or a dash."""
     text = format_number(value, form)

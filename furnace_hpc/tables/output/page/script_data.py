@@ -23,7 +23,7 @@ from furnace_hpc.tables.output.cells import (
     all_headings,
     difference_scale,
     headings,
-    pair_facts,
+    optional_texts,
     row_scale,
 )
 from furnace_hpc.tables.output.escape import json_value
@@ -31,7 +31,7 @@ from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_csv, to_markdown
 from furnace_hpc.tables.reading.curves import Curve, logged_curves
 from furnace_hpc.tables.table import Ablation, Row, Run, pair_differences
-from furnace_hpc.tables.text import format_value
+from furnace_hpc.tables.text import DASH, format_value
 from furnace_hpc.tables.view import tables_of_other_metrics
 
 # columns of text that depend on the metric
@@ -186,10 +186,17 @@ def _difference(ablation: Ablation, row: Row, cells: Cells) -> dict[str, Any] | 
         "interval": row.difference.shown,
         "digits": difference_scale(ablation, row).digits,
         "pairs": list(pair_differences(row, ablation.reference).items()),
-        "facts": pair_facts(ablation, row),
+        "facts": _pair_facts(ablation, row),
         "text": cells.difference,
         "verdict": row.verdict,
     }
+
+
+def _pair_facts(ablation: Ablation, row: Row) -> list[tuple[str, str]]:
+    """(title, text) of the statistics of a row's pairs that can be computed."""
+    titles, texts = all_headings(ablation), optional_texts(ablation, row)
+    names = ("hedges_g", "improvement", "correlation")
+    return [(titles[name], texts[name]) for name in names if texts.get(name, DASH) != DASH]
 
 
 def _row(row: Row, out: Path | None) -> dict[str, Any]:
