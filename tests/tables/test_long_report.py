@@ -9,6 +9,7 @@ from report_study import noisy, open_browser
 
 from furnace_hpc.tables.large import drawn
 from furnace_hpc.tables.large.drawn import drawn_rows, drawn_sentence, drawn_table
+from furnace_hpc.tables.output import figures
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.table import Ablation
 
@@ -179,3 +180,22 @@ def test_lower_is_better_and_rows_without_a_mean(tmp_path):
     table = table_of(write_csv(tmp_path / "runs.csv", lines), metric="loss", direction="min")
     expected = ["base", *(f"r{n}" for n in range(drawn.MAX_DRAWN - 1))]
     assert [row.variant for row in drawn_table(table).rows] == expected
+
+
+def test_figures_draw_the_same_rows(tmp_path, monkeypatch):
+    """And say which. Shades of heat maps are those of the whole table."""
+    monkeypatch.setattr(drawn, "MAX_DRAWN", 3)
+    ablation, seen = noisy(tmp_path), []
+    monkeypatch.setattr(figures, "_save", lambda figure, *_: seen.append(figure))
+    figures.draw_figures(ablation)
+    sentence = "3 of 4 rows: base and the best means of test/digit/accuracy"
+    assert {figure.get_suptitle().replace("\n", " ") for figure in seen} == {sentence}
+    named = {figure.axes[0].get_title(loc="left"): figure.axes[0] for figure in seen}
+    means = named["mean with 95 % interval; dots: seeds"]
+    names = [label.get_text().replace("\n", "") for label in means.get_yticklabels()]
+    assert names == ["base", "consistency_only", "full"]  # without the worst
+    (heat,) = (axes for title, axes in named.items() if "subsets of the modalities" in title)
+    shades = figures.modality_matrix(ablation).shades()
+    expected = [shades[number] for number in drawn_rows(ablation)]
+    assert heat.images[0].get_array().tolist() == expected
+    assert shades[2][0] < 0 < shades[3][0]

@@ -77,7 +77,7 @@ class RenderedRows:
 
     def store(self) -> None:
         """Write the texts of this table, if they differ from those of the last one."""
-        if self._place is None or self._now.keys() == self._before.keys():
+        if self._place is None or (not self.num_rendered and len(self._now) == len(self._before)):
             return
         # If the disk is full or the folder is not writable, the next call renders all rows.
         with suppress(OSError):
