@@ -123,7 +123,13 @@ def tables(root: Path, number: int, repeats: int) -> list[dict[str, object]]:
             "what": "pandas against collecting alone",
             "value": round(pandas_s / median(collecting), 2),
         },
-        _ratio("all tables against the bare reading", first_s / reading_s, 6, at_least=False),
+        _ratio("all tables against the bare reading", first_s / reading_s, 2.5, at_least=False),
+        _ratio(
+            f"again after {NEW} new runs, against the bare reading",
+            median(again) / reading_s,
+            0.7,
+            at_least=False,
+        ),
         _ratio(
             f"again after {NEW} new runs, against the first time",
             median(again) / first_s,
@@ -244,8 +250,8 @@ def lay_out(root: Path, number: int) -> tuple[GridFolder, list[RunSpec]]:
         run.metrics(1).write_text("".join(json.dumps(line) + "\n" for line in lines))
         ended = {
             "attempt": 1,
-            "start_unix_s": 1.0,
-            "end_unix_s": 81.0,
+            "start_unix_s": 1.0 + place,  # no two attempts are equal
+            "end_unix_s": 81.0 + place,
             "reason": "done",
             "step": 500,
             "world_size": 1,

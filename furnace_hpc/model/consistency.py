@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from furnace_hpc.model.scores import area_under_roc
+from furnace_hpc.model.scores import area_between
 
 # Cosines are rounded to this many decimals, so that rounding errors do not rank equal embeddings.
 DIGITS = 9
@@ -47,13 +47,12 @@ def consistency_block(a_ND: Tensor, b_ND: Tensor) -> dict[str, float]:
     matched_N = cosine_NN.diagonal()
     off_diagonal_NN = ~torch.eye(N, dtype=torch.bool, device=a_ND.device)
     mismatched = cosine_NN[off_diagonal_NN]
-    is_match = torch.cat([torch.ones_like(matched_N), torch.zeros_like(mismatched)]).bool()
     there_N, back_N = _ranks(cosine_NN), _ranks(cosine_NN.T)
     block = {
         "cosine_matched": matched_N.mean().item(),
         "cosine_mismatched": mismatched.mean().item(),
         "cosine_difference": (matched_N.mean() - mismatched.mean()).item(),
-        "auc": area_under_roc(torch.cat([matched_N, mismatched]), is_match),
+        "auc": area_between(matched_N, mismatched),
     }
     for k in (1, 5, 10):
         block[f"recall_at_{k}_there"] = (there_N <= k).double().mean().item()

@@ -116,6 +116,24 @@ def area_under_roc(score_N: Tensor, truth_N: Tensor) -> float:
     return area.item() / (hits[-1] * misses[-1]).item()
 
 
+def area_between(positive_N: Tensor, negative_M: Tensor) -> float:
+    """The same number as `area_under_roc` of both together. Fast if there are few positives.
+
+    Only the positives are sorted. All counts are exact, so both functions return the same bits.
+    """
+    if positive_N.isnan().any() or negative_M.isnan().any():
+        is_positive = torch.cat([torch.ones_like(positive_N), torch.zeros_like(negative_M)]).bool()
+        return area_under_roc(torch.cat([positive_N, negative_M]), is_positive)
+    positive_N = positive_N.sort().values
+    below_M = torch.searchsorted(positive_N, negative_M)  # positives below each negative
+    next_M = positive_N[below_M.clamp(max=len(positive_N) - 1)]
+    is_tied_M = next_M == negative_M
+    below_tied = below_M[is_tied_M]
+    ties = torch.searchsorted(positive_N, negative_M[is_tied_M], right=True) - below_tied
+    num_pairs = len(positive_N) * len(negative_M)
+    return (num_pairs - int(below_M.sum()) - int(ties.sum()) / 2) / num_pairs
+
+
 def _at_each_score(score_N: Tensor, truth_N: Tensor) -> tuple[Tensor, Tensor]:
     """Count (positives, samples) at or above each distinct score, from the highest score down."""
     score, order = score_N.sort(descending=True)

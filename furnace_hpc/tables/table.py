@@ -265,6 +265,11 @@ class Ablation:
         return next((row for row in self.rows if row.variant == self.grid.reference), None)
 
     @cached_property
+    def row_of(self) -> dict[str, Row]:
+        """Variant -> its row."""
+        return {row.variant: row for row in self.rows}
+
+    @cached_property
     def compared(self) -> list[Row]:
         """The rows that are compared with the reference: those on the same data."""
         others = [row for row in self.rows if row is not self.reference]

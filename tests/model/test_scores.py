@@ -9,6 +9,7 @@ from scipy.stats import norm
 
 from furnace_hpc.config.metrics import METRICS
 from furnace_hpc.model.scores import (
+    area_between,
     area_under_roc,
     average_precision,
     mean_prediction,
@@ -98,6 +99,25 @@ def test_equal_scores():
     assert area_under_roc(torch.zeros(4), truth) == 0.5
     assert average_precision(torch.zeros(4), truth) == 0.5
     assert area_under_roc(torch.tensor([2.0, 1.0, 1.0, 0.0]), truth) == 0.875
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 3, 9])
+@pytest.mark.parametrize("strange", ["none", "infinite", "nan in one", "nan in both"])
+def test_area_between_has_the_same_bits(decimals, strange):
+    """The short way gives what the sort of all scores gives, with ties and without."""
+    generator = torch.Generator().manual_seed(decimals)
+    for N, M in [(1, 1), (1, 5), (7, 3), (40, 1560), (300, 20_000)]:
+        positive = (torch.randn(N, generator=generator).double() + 0.7).round(decimals=decimals)
+        negative = torch.randn(M, generator=generator).double().round(decimals=decimals)
+        if strange == "infinite":
+            positive[0], negative[0] = math.inf, -math.inf
+        if strange.startswith("nan"):
+            negative[0] = math.nan
+        if strange == "nan in both":
+            positive[-1] = math.nan
+        truth = torch.cat([torch.ones(N), torch.zeros(M)]).bool()
+        expected = area_under_roc(torch.cat([positive, negative]), truth)
+        assert area_between(positive, negative).hex() == expected.hex()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
+from furnace_hpc.tables.large.once import once_per_table
 from furnace_hpc.tables.metric import Scale
 from furnace_hpc.tables.statistics.estimates import SAME, Difference, Interval
 from furnace_hpc.tables.statistics.pairs import PairStatistics, pair_statistics
@@ -23,6 +24,14 @@ UNDERTRAINED = "reference under-trained"
 MARKS = {Verdict.BETTER: "*", Verdict.WORSE: "\u2020"}  # stands behind a difference
 FURTHER = "metric_"  # how the columns of further metrics begin; a number follows
 NO_DIFFERENCE = Difference(0.0, None, 0)
+
+
+class FurtherCell(NamedTuple):
+    """The cell of a further metric, which has no verdict."""
+
+    mean: str
+    spread: str
+    best: bool
 
 
 class Cells(NamedTuple):
@@ -60,15 +69,13 @@ class Cells(NamedTuple):
     improvement: str = DASH
     correlation: str = DASH
     iqm: str = DASH
-    further: tuple["FurtherCell", ...] = ()  # of the further metrics
+    further: tuple[FurtherCell, ...] = ()  # of the further metrics
 
-
-class FurtherCell(NamedTuple):
-    """The cell of a further metric, which has no verdict."""
-
-    mean: str
-    spread: str
-    best: bool
+    def of_metric(self, column: str) -> FurtherCell:
+        """The cell of the column `metric`, or of a further metric."""
+        if column == "metric":
+            return FurtherCell(self.mean, self.spread, self.best)
+        return self.further[int(column.removeprefix(FURTHER)) - 2]
 
 
 class LetteredNote(NamedTuple):
@@ -78,6 +85,7 @@ class LetteredNote(NamedTuple):
     note: Note
 
 
+@once_per_table
 def headings(ablation: Ablation, usual: Collection[str] = ()) -> dict[str, str]:
     """Column -> title, of the columns in the grid, else of the `usual` ones, else of all."""
     titles = all_headings(ablation)
@@ -117,6 +125,7 @@ def arrow(ablation: Ablation) -> str:
     return {"max": " \u2191", "min": " \u2193"}[ablation.metric.direction]
 
 
+@once_per_table
 def all_headings(ablation: Ablation) -> dict[str, str]:
     """Column -> its title, of all columns in their order."""
     scale = ablation.metric.scale
@@ -185,6 +194,7 @@ def _further_cells(ablation: Ablation, number: int) -> Iterator[FurtherCell]:
         yield FurtherCell(mean, spread, row.variant in _best_variants(table))
 
 
+@once_per_table
 def all_cells(ablation: Ablation) -> list[Cells]:
     """The cells of every row, in the grid's order."""
     best = _best_variants(ablation)
@@ -226,13 +236,6 @@ def optional_texts(ablation: Ablation, row: Row) -> dict[str, str]:
     return texts
 
 
-def pair_facts(ablation: Ablation, row: Row) -> list[tuple[str, str]]:
-    """(title, text) of the statistics of a row's pairs that can be computed."""
-    titles, texts = all_headings(ablation), optional_texts(ablation, row)
-    names = ("hedges_g", "improvement", "correlation")
-    return [(titles[name], texts[name]) for name in names if texts.get(name, DASH) != DASH]
-
-
 def _with_interval(value: float | None, interval: Interval | None, form: str) -> str:
     """`+1.20 [0.10, 2.30]`, the value alone, or a dash."""
     text = format_number(value, form)
@@ -252,6 +255,7 @@ def row_scale(ablation: Ablation, row: Row) -> Scale:
     return ablation.metric.scale.for_deviation(min(found, default=None), row.mean)
 
 
+@once_per_table
 def _best_variants(ablation: Ablation) -> set[str]:
     """The rows with the best mean, of those that lack no run. Equal as displayed is equal.
 

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from furnace_hpc.tables.large.drawn import drawn_rows, drawn_sentence, drawn_table
 from furnace_hpc.tables.metric import scale_of
 from furnace_hpc.tables.modality_subsets import Matrix, consistency_blocks, modality_matrix
 from furnace_hpc.tables.output.cells import all_headings
@@ -65,6 +66,10 @@ def draw_figures(ablation: Ablation) -> dict[str, bytes]:
 
     with matplotlib.style.context(["default", STYLE]):  # not the user's matplotlibrc
         figures = dict(_figures(ablation))
+        if sentence := drawn_sentence(ablation):
+            for figure in figures.values():
+                text = textwrap.fill(one_line(sentence), 95)
+                figure.suptitle(text, x=0.01, ha="left", fontsize=7)
         return {
             f"{name}.{form}": _save(figure, form, metadata)
             for name, figure in figures.items()
@@ -72,7 +77,9 @@ def draw_figures(ablation: Ablation) -> dict[str, bytes]:
         }
 
 
-def _figures(ablation: Ablation) -> Iterator[tuple[str, "Figure"]]:
+def _figures(whole: Ablation) -> Iterator[tuple[str, "Figure"]]:
+    """The figures of the rows that are drawn."""
+    ablation, numbers = drawn_table(whole), drawn_rows(whole)
     if any(row.difference for row in ablation.rows):
         yield "differences", _differences_figure(ablation)
     yield "means", _means_figure(ablation)
@@ -82,10 +89,10 @@ def _figures(ablation: Ablation) -> Iterator[tuple[str, "Figure"]]:
         yield "curves", _curves_figure(ablation, curves)
     if any(row.costs.train_s for row in ablation.rows if row.mean is not None):
         yield "cost", _cost_figure(ablation)
-    if matrix := modality_matrix(ablation):
-        yield "modalities", _modalities_figure(matrix)
-    if blocks := consistency_blocks(ablation):
-        yield "consistency", _consistency_figure(blocks)
+    if matrix := modality_matrix(whole):
+        yield "modalities", _modalities_figure(matrix, numbers)
+    if blocks := consistency_blocks(whole):
+        yield "consistency", _consistency_figure(blocks, numbers)
 
 
 def _differences_figure(ablation: Ablation) -> "Figure":
@@ -147,19 +154,19 @@ def _cost_figure(ablation: Ablation) -> "Figure":
     return figure
 
 
-def _modalities_figure(matrix: Matrix) -> "Figure":
+def _modalities_figure(matrix: Matrix, numbers: Sequence[int]) -> "Figure":
     scale = scale_of(matrix.title)
-    figure, (axes,) = _sheet(1.1 + 0.25 * len(matrix.rows))
+    figure, (axes,) = _sheet(1.1 + 0.25 * len(numbers))
     title = f"{matrix.title}{scale.unit} with subsets of the modalities"
-    _draw_heat(axes, matrix, title, scale.show)
+    _draw_heat(axes, matrix, numbers, title, scale.show)
     return figure
 
 
-def _consistency_figure(blocks: Sequence[Matrix]) -> "Figure":
-    height_in = (1.3 + 0.25 * len(blocks[0].rows)) * len(blocks)
+def _consistency_figure(blocks: Sequence[Matrix], numbers: Sequence[int]) -> "Figure":
+    height_in = (1.3 + 0.25 * len(numbers)) * len(blocks)
     figure, parts = _sheet(height_in, len(blocks), stacked=True)
     for axes, block in zip(parts, blocks, strict=True):
-        _draw_heat(axes, block, f"consistency of {block.title}", "{:.2f}".format)
+        _draw_heat(axes, block, numbers, f"consistency of {block.title}", "{:.2f}".format)
     return figure
 
 
@@ -316,11 +323,19 @@ def _draw_cost(axes: "Axes", ablation: Ablation) -> None:
     axes.set_title("mean with 95 % interval of the score", loc="left")
 
 
-def _draw_heat(axes: "Axes", matrix: Matrix, title: str, show: Callable[[float], str]) -> None:
-    """Draw means as numbers in cells. Colours are those of the report's heat maps."""
-    axes.imshow(matrix.shades(), cmap="PuOr_r", vmin=-2, vmax=2, aspect="auto")
-    for at, line in enumerate(matrix.means):
-        for column, value in enumerate(line):
+def _draw_heat(
+    axes: "Axes",
+    matrix: Matrix,
+    numbers: Sequence[int],
+    title: str,
+    show: Callable[[float], str],
+) -> None:
+    """Draw means of some rows as numbers in cells. Colours are those of the report's heat maps."""
+    shades = matrix.shades()
+    colors = [shades[number] for number in numbers]
+    axes.imshow(colors, cmap="PuOr_r", vmin=-2, vmax=2, aspect="auto")
+    for at, number in enumerate(numbers):
+        for column, value in enumerate(matrix.means[number]):
             text = DASH
             if value is not None:
                 text = show(value)
@@ -328,7 +343,7 @@ def _draw_heat(axes: "Axes", matrix: Matrix, title: str, show: Callable[[float],
     columns = [one_line(name).replace("_", " ").replace("+", "+ ") for name in matrix.columns]
     names = [textwrap.fill(name, 11) for name in columns]
     axes.set_xticks(range(len(names)), names, fontsize=7)
-    axes.set_yticks(range(len(matrix.rows)), [one_line(name) for name in matrix.rows])
+    axes.set_yticks(range(len(numbers)), [one_line(matrix.rows[number]) for number in numbers])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(one_line(title), loc="left")

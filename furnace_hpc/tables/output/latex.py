@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from furnace_hpc.config.grids.grid import results_name
+from furnace_hpc.tables.large.once import once_per_table
 from furnace_hpc.tables.output.captions import caption, main_sentences
 from furnace_hpc.tables.output.cells import (
     FURTHER,
@@ -59,6 +60,7 @@ class Layout:
 class LatexParts:
     """The escaped parts of a table."""
 
+    is_long: bool  # whether it spans several pages
     layout: Layout
     num_columns: int
     head: str
@@ -71,14 +73,17 @@ class LatexParts:
     num_lines: int  # printed lines, about
 
 
+@once_per_table
 def to_latex(ablation: Ablation) -> str:
     """A LaTeX table with its caption and notes. Its first lines name the packages that it needs.
 
     The usual columns fit into a column of a two-column paper. A wider table spans both columns. A
     table that is too long for a page is a longtable, and its notes are text below it.
     """
-    parts = _parts(ablation)
-    if len(parts.body) > MAX_ROWS or parts.num_lines > MAX_LINES:
+    parts = _parts(ablation, len(ablation.rows) > MAX_ROWS)
+    if parts.is_long:
+        lines = _longtable(parts)
+    elif parts.num_lines > MAX_LINES:
         lines = _longtable(_parts(ablation, is_long=True))
     else:
         lines = _table(parts)
@@ -88,17 +93,18 @@ def to_latex(ablation: Ablation) -> str:
 
 def lost_letters(ablation: Ablation) -> str:
     """Description of the letters that pdfLaTeX does not print. Empty if it prints all."""
-    return _parts(ablation).letters.lost
+    return _parts(ablation, len(ablation.rows) > MAX_ROWS).letters.lost
 
 
-def _parts(ablation: Ablation, is_long: bool = False) -> LatexParts:
+@once_per_table
+def _parts(ablation: Ablation, is_long: bool) -> LatexParts:
     titles = headings(ablation, COLUMNS)
     found = zip(all_cells(ablation), ablation.rows, strict=True)
     all_of_rows = [_compact(cells, row) for cells, row in found]
-    plain = [cell_texts(cells, titles, one_line, "{}", "{}") for cells in all_of_rows]
     alignment = dict.fromkeys(titles, "r") | dict.fromkeys(WORDS, "l")
     layout = Layout("".join(alignment[name] for name in titles))
     if not is_long:
+        plain = [cell_texts(cells, titles, one_line, "{}", "{}") for cells in all_of_rows]
         layout = _layout(titles, plain, layout.columns)
     body = [
         _line(_broken(cell_texts(cells, titles, escaped, BOLD, MARKS), titles, layout))
@@ -120,6 +126,7 @@ def _parts(ablation: Ablation, is_long: bool = False) -> LatexParts:
     if letters.comments:  # the list of tables does not define these letters
         short = escaped(ablation.grid.name)
     return LatexParts(
+        is_long=is_long,
         layout=layout,
         num_columns=len(titles),
         head=head,

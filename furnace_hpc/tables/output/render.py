@@ -6,13 +6,17 @@ LaTeX is in latex.py.
 import csv
 import io
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from furnace_hpc.tables.large.once import once_per_table
+from furnace_hpc.tables.large.rendered import rendered_rows, signature
 from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.output.captions import caption, main_sentences
 from furnace_hpc.tables.output.cells import (
     FURTHER,
     Cells,
+    FurtherCell,
     all_cells,
     format_changes,
     headings,
@@ -57,6 +61,7 @@ HOW_TO_READ = "How each number is computed: table.md and report.html, under How 
 TERMINAL_ROWS = 200  # a longer table is read from the files
 
 
+@once_per_table
 def to_csv(ablation: Ablation) -> str:
     """One line per row. Numbers have full precision and are not percentages.
 
@@ -76,13 +81,32 @@ def table_lines(ablation: Ablation) -> list[dict[str, Any]]:
 
 def to_runs_csv(ablation: Ablation) -> str:
     """One line per run. Missing values are empty."""
-    return _csv(runs_lines(ablation))
+    rows = [row for row in ablation.rows if row.runs]
+    if not rows:
+        return ""
+    metrics, references = _columns_of_runs(ablation)
+    whole = signature("runs.csv", metrics, references)
+    rendered = rendered_rows(ablation)
+
+    def text_of(row: Row) -> str:
+        lines = [_csv_run(run, row, metrics, references) for run in row.runs]
+        return _csv_lines(lines[0], lines)
+
+    head = _csv_head(_csv_run(rows[0].runs[0], rows[0], metrics, references))
+    texts = [rendered.text(whole, row, ablation.records, partial(text_of, row)) for row in rows]
+    return head + "".join(texts)
+
+
+def _columns_of_runs(ablation: Ablation) -> tuple[list[str], dict[str, Any]]:
+    """The metrics of all runs, and dotted key -> the reference's value of each key that changes."""
+    metrics = sorted({name for run in ablation.runs if run.result for name in run.result.metrics})
+    references = {change.key: change.reference for row in ablation.rows for change in row.changes}
+    return metrics, references
 
 
 def runs_lines(ablation: Ablation) -> list[dict[str, Any]]:
     """Column -> value of each run. A missing value is None or an empty text."""
-    metrics = sorted({name for run in ablation.runs if run.result for name in run.result.metrics})
-    references = {change.key: change.reference for row in ablation.rows for change in row.changes}
+    metrics, references = _columns_of_runs(ablation)
     return [_csv_run(run, row, metrics, references) for row in ablation.rows for run in row.runs]
 
 
@@ -149,6 +173,7 @@ def to_ranks_csv(ablation: Ablation) -> str:
     return _csv(lines)
 
 
+@once_per_table
 def to_markdown(ablation: Ablation) -> str:
     """A Markdown table with its caption and notes."""
     titles, lines = headings(ablation), []
@@ -200,19 +225,24 @@ def cell_texts(
 
     The best mean is bold, and the variant has the letters of its notes.
     """
-    texts = {name: escape(str(value)) for name, value in cells._asdict().items()}
-    mean = texts["mean"]
-    if cells.best:
+    texts = []
+    for title in titles:
+        if title == "metric" or title.startswith(FURTHER):
+            text = _mean_text(cells.of_metric(title), escape, bold)
+        else:
+            text = escape(str(getattr(cells, title)))
+        if title == "variant" and cells.marks:
+            text += mark.format(cells.marks)
+        texts.append(text)
+    return texts
+
+
+def _mean_text(cell: FurtherCell, escape: Callable[[str], str], bold: str) -> str:
+    """Mean and spread of a metric."""
+    mean = escape(cell.mean)
+    if cell.best:
         mean = bold.format(mean)
-    texts["metric"] = f"{mean} {texts['spread']}".rstrip()
-    for number, further in enumerate(cells.further, 2):
-        mean = escape(further.mean)
-        if further.best:
-            mean = bold.format(mean)
-        texts[f"{FURTHER}{number}"] = f"{mean} {escape(further.spread)}".rstrip()
-    if cells.marks:
-        texts["variant"] += mark.format(cells.marks)
-    return [texts[title] for title in titles]
+    return f"{mean} {escape(cell.spread)}".rstrip()
 
 
 def _markdown_row(cells: Iterable[str]) -> str:
@@ -253,7 +283,7 @@ def _csv_further(ablation: Ablation, row: Row) -> dict[str, Any]:
     """Mean, deviation and difference in each further metric. Intervals are not corrected."""
     line: dict[str, Any] = {}
     for table in ablation.others:
-        other = next(found for found in table.rows if found.variant == row.variant)
+        other = table.row_of[row.variant]
         low, high = (other.difference and other.difference.interval) or (None, None)
         values = {
             "n": other.n,
@@ -346,10 +376,20 @@ def _csv_run(run: Run, row: Row, metrics: list[str], references: dict[str, Any])
 
 
 def _csv(lines: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
     if not lines:
         return ""
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([csv_cell(name) for name in lines[0]])
-    writer.writerows([csv_cell(line[name]) for name in lines[0]] for line in lines)
+    return _csv_head(lines[0]) + _csv_lines(lines[0], lines)
+
+
+def _csv_head(names: Iterable[str]) -> str:
+    return _csv_text([[csv_cell(name) for name in names]])
+
+
+def _csv_lines(names: Iterable[str], lines: list[dict[str, Any]]) -> str:
+    return _csv_text([csv_cell(line[name]) for name in names] for line in lines)
+
+
+def _csv_text(lines: Iterable[list[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()

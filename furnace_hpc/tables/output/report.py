@@ -21,7 +21,7 @@ from furnace_hpc.tables.output.page.tuning_section import tuning_section
 from furnace_hpc.tables.table import Ablation
 
 PAGE = files("furnace_hpc.tables.output") / "page"
-SCRIPTS = ("charts.js", "differences.js", "curves.js", "report.js")
+SCRIPTS = ("charts.js", "differences.js", "curves.js", "rows.js", "report.js")
 # The sections of the page, in their order. Each yields HTML, or nothing if it has no data.
 SECTIONS: tuple[Callable[[Ablation], Iterator[str]], ...] = (
     sections.verdicts,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from furnace_hpc.host.durable_files import replace_file
 from furnace_hpc.runs.folder import write_atomically
+from furnace_hpc.tables.large.rendered import rendered_rows
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import (
     to_csv,
@@ -57,6 +58,7 @@ def write_results(ablation: Ablation, out: Path, figures: bool = True) -> list[P
             files.append(out / name)
         else:
             (out / name).unlink(missing_ok=True)
+    rendered_rows(ablation).store()
     if figures:
         files += _write_figures(ablation, out / "figures")
     return files

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from furnace_hpc.tables.large.once import once_per_table
 from furnace_hpc.tables.table import Ablation
 
 TRAIN_LOSS = "train/loss"
@@ -24,6 +25,7 @@ def validation_metric(ablation: Ablation) -> str:
     return "val/" + ablation.grid.metric.partition("/")[2].partition("@")[0]
 
 
+@once_per_table
 def logged_curves(ablation: Ablation) -> dict[str, list[Curve]]:
     """Metric -> curve of each row. Metrics that were not logged are left out."""
     metrics = (validation_metric(ablation), TRAIN_LOSS)

@@ -6,7 +6,7 @@ A name that begins with a dot is a temporary file and is ignored.
 
 import os
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +55,7 @@ class Record(NamedTuple):
 
     def ledger(self) -> list[Attempt]:
         """All attempts, oldest first."""
-        return _attempts_type().validate_json(self.attempts)
+        return list(_parse_attempts(self.attempts))
 
 
 def list_runs(folder: Path) -> tuple[list[ListedRun], list[str]]:
@@ -137,7 +137,7 @@ def read_listed(listed: ListedRun) -> tuple[Record, list[Point]]:
     lost = 0
     if len(raw) > 1:
         saved, _ = parse_lines(_read(f"{listed.path}/checkpoints.jsonl") or b"", "attempt", int)
-        lost = _lost_steps(_attempts_type().validate_json(attempts), first_steps, saved)
+        lost = _lost_steps(list(_parse_attempts(attempts)), first_steps, saved)
     result = _read(f"{listed.path}/result.json")
     return Record(*_spec(listed.path), result, attempts, lost, torn), list(_points(lines))
 
@@ -256,6 +256,12 @@ def _read(path: str) -> bytes | None:
         return None
 
 
+@lru_cache(maxsize=20_000)
+def _parse_attempts(content: bytes) -> tuple[Attempt, ...]:
+    """The attempts of a record. Several parts of a table need them."""
+    return _attempts_type().validate_json(content)
+
+
 @cache
-def _attempts_type() -> TypeAdapter[list[Attempt]]:
-    return TypeAdapter(list[Attempt])
+def _attempts_type() -> TypeAdapter[tuple[Attempt, ...]]:
+    return TypeAdapter(tuple[Attempt, ...])

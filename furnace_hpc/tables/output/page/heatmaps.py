@@ -1,7 +1,8 @@
 """Heat maps as HTML tables, which screen readers can read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from furnace_hpc.tables.large.drawn import drawn_rows, drawn_sentence, is_long
 from furnace_hpc.tables.metric import Scale, scale_of
 from furnace_hpc.tables.modality_subsets import Matrix, consistency_blocks, modality_matrix
 from furnace_hpc.tables.output.escape import html
@@ -27,25 +28,38 @@ def modalities(ablation: Ablation) -> Iterator[str]:
     if matrix := modality_matrix(ablation):
         scale = scale_of(matrix.title)
         title = f"Subsets of the modalities: {matrix.title}{scale.unit}"
-        yield _section(title, MODALITIES.format(colors=_colors(ablation)), matrix, scale)
+        about = MODALITIES.format(colors=_colors(ablation))
+        yield _section(title, about, matrix, scale, _numbers(ablation))
 
 
 def consistency(ablation: Ablation) -> Iterator[str]:
     """A section for each pair of modalities, if results have them."""
     for matrix in consistency_blocks(ablation):
         about = CONSISTENCY.format(pair=matrix.title, colors=_colors(ablation))
-        yield _section(f"Consistency of {matrix.title}", about, matrix, Scale(1, 3, "", ""))
+        title, scale = f"Consistency of {matrix.title}", Scale(1, 3, "", "")
+        yield _section(title, about, matrix, scale, _numbers(ablation))
+
+
+def _numbers(ablation: Ablation) -> Sequence[int]:
+    """Numbers of the rows that are shown: all, or those that charts of a long table draw."""
+    if is_long(ablation):
+        return drawn_rows(ablation)
+    return range(len(ablation.rows))
 
 
 def _colors(ablation: Ablation) -> str:
-    return COLORS.format(reference=ablation.grid.reference)
+    text = COLORS.format(reference=ablation.grid.reference)
+    if is_long(ablation):
+        text += f" Shown: {drawn_sentence(ablation)}. runs.csv has the values of all runs."
+    return text
 
 
-def _section(title: str, about: str, matrix: Matrix, scale: Scale) -> str:
+def _section(title: str, about: str, matrix: Matrix, scale: Scale, numbers: Sequence[int]) -> str:
     columns = "".join(f'<th scope="col">{html(_breakable(name))}</th>' for name in matrix.columns)
     shades = matrix.shades()
     lines = []
-    for number, variant in enumerate(matrix.rows):
+    for number in numbers:
+        variant = matrix.rows[number]
         means, deviations = matrix.means[number], matrix.deviations[number]
         columns_of_row = zip(means, deviations, matrix.counts[number], shades[number], strict=True)
         cells = "".join(_cell(*values, scale) for values in columns_of_row)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from furnace_hpc.tables.large.drawn import drawn_sentence, drawn_table
 from furnace_hpc.tables.metric import Scale
 from furnace_hpc.tables.output.escape import html
 from furnace_hpc.tables.output.profiles import Line, Panels, profile_panels, profile_sentences
@@ -16,11 +17,14 @@ NUM_TICKS = 3
 
 def profiles_section(ablation: Ablation) -> Iterator[str]:
     """The section of the report. Nothing if no row has enough runs."""
-    found = profile_panels(ablation)
+    found = profile_panels(drawn_table(ablation))
     if found is None:
         return
     unit = ablation.metric.scale.unit
-    about = html(" ".join(profile_sentences(ablation)))
+    sentences = profile_sentences(ablation)
+    if sentence := drawn_sentence(ablation):
+        sentences.append(f"Shown: {sentence}.")
+    about = html(" ".join(sentences))
     pictures = "".join(_picture(panel, found, ablation) for panel in found.panels)
     yield (
         '<section class="of-grid" aria-labelledby="profiles-title">'

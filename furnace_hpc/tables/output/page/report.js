@@ -2,7 +2,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const table = document.getElementById("table"), heads = [...table.tHead.rows[0].cells];
-const body = table.tBodies[0], rows = [...body.rows]; // in the grid's order
+const body = table.tBodies[0];
 /** Show the values of one metric in `data` and its rows. */
 function use(view) {
   const { values, ...others } = view;
@@ -14,34 +14,56 @@ const hint = document.getElementById("hint"), dialog = document.getElementById("
 const show = (value, digits) => (value * data.factor).toFixed(digits);
 const code = (text) => (text ? make("code", {}, String(text)) : null);
 
+/** Attributes of the button in a cell. */
+const ofButton = (number, column) => ({
+  type: "button", tabindex: column ? -1 : 0, "aria-haspopup": "dialog", onclick: () => open(number, column),
+});
+const columns = heads.map((head) => head.dataset.column);
+/** Content of a cell of a long table: of the metric that is shown, else the same for all metrics. */
+const valueOf = (number, name) => {
+  const ofMetric = selectedView ? data.rows[number].cells[name] : undefined;
+  return ofMetric ?? data.cells[number][columns.indexOf(name)];
+};
+let selectedView = 0; // number of the metric
+const tableRows = data.cells ? longRows(body, data.rows.length, columns, valueOf, ofButton) : plainRows(body);
+const allRows = [...Array(tableRows.count).keys()]; // in the grid's order
+let order = allRows, kept = new Set(allRows); // as sorted, and as filtered
+
 /** Sort key of a cell: its text, or its first number. Null if the value is missing. */
-function key(cell) {
-  const text = cell.textContent.replaceAll(",", "").trim();
-  if (cell.classList.contains("text")) return text.toLowerCase();
-  const number = text.match(/^[^\d+-]?([+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)/i);
-  return number ? Number(number[1]) : null;
+function key(number, column) {
+  const text = tableRows.text(number, column).replaceAll(",", "").trim();
+  if (WORDS.includes(columns[column])) return text.toLowerCase();
+  const found = text.match(/^[^\d+-]?([+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)/i);
+  return found ? Number(found[1]) : null;
 }
 
 function sort(head) {
   const next = { descending: "ascending", ascending: "none" }[head.getAttribute("aria-sort")] || "descending";
   for (const other of heads) other.removeAttribute("aria-sort");
-  const sorted = [...rows], column = head.cellIndex, sign = next === "ascending" ? 1 : -1;
+  const column = head.cellIndex, sign = next === "ascending" ? 1 : -1;
+  order = allRows;
   if (next !== "none") {
     head.setAttribute("aria-sort", next);
-    sorted.sort((a, b) => {
-      const one = key(a.cells[column]), other = key(b.cells[column]);
+    const keys = allRows.map((number) => key(number, column));
+    order = [...allRows].sort((a, b) => {
+      const one = keys[a], other = keys[b];
       if (one === null || other === null) return (one === null) - (other === null);
       return one < other ? -sign : one > other ? sign : 0;
     });
   }
-  body.append(...sorted);
+  tableRows.show(order, kept);
   hint.textContent = next === "none" ? "in the grid's order" : `sorted by ${head.textContent}, ${next}`;
 }
 
+let searched = null; // text of each row, until another metric is shown
+
 function filter(text) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-  for (const row of rows) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
-  hint.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
+  const textOfRow = (number) => columns.map((_, column) => tableRows.text(number, column)).join("\n").toLowerCase();
+  searched ??= allRows.map(textOfRow);
+  kept = new Set(allRows.filter((number) => words.every((word) => searched[number].includes(word))));
+  tableRows.show(order, kept);
+  hint.textContent = `${kept.size} of ${allRows.length} rows`;
 }
 
 function facts(entries) {
@@ -105,7 +127,7 @@ function runBlock(run, of_run, digits) {
 
 /** Show the runs of a row. `column` is the column of the clicked cell, or 0. */
 function open(number, column = 0) {
-  const row = data.rows[number], cell = rows[number].cells[column].textContent.trim();
+  const row = data.rows[number], cell = tableRows.text(number, column).trim();
   const clicked = column ? `${heads[column].textContent}: ${cell}. ` : "";
   const changes = row.changes.map(([name, before, after]) => [name, `${before} → ${after}`]);
   const close = { type: "button", class: "round", "aria-label": "Close", onclick: () => dialog.close() };
@@ -137,11 +159,14 @@ function move(event) {
 for (const head of heads) {
   head.replaceChildren(make("button", { type: "button", onclick: () => sort(head) }, ...head.childNodes));
 }
-rows.forEach((row, number) => [...row.cells].forEach((cell, column) => {
-  const attributes = { type: "button", tabindex: column ? -1 : 0, "aria-haspopup": "dialog" };
-  const onclick = () => open(number, column);
-  cell.replaceChildren(make("button", { ...attributes, onclick }, ...cell.childNodes));
-}));
+if (data.cells) {
+  document.getElementById("more-rows").textContent = `${allRows.length.toLocaleString("en")} rows, drawn while you ` +
+    "scroll. Search with Filter rows: the browser's own search finds only rows that are drawn.";
+} else {
+  tableRows.rows.forEach((row, number) => [...row.cells].forEach((cell, column) => {
+    cell.replaceChildren(make("button", ofButton(number, column), ...cell.childNodes));
+  }));
+}
 body.addEventListener("keydown", move);
 document.getElementById("filter").parentNode.hidden = false;
 document.getElementById("filter").addEventListener("input", (event) => filter(event.target.value));
@@ -198,8 +223,11 @@ function showMetric(number) {
     const head = heads.find((head) => head.dataset.column === name);
     if (head) head.querySelector("button").textContent = title;
   }
-  rows.forEach((row, n) => heads.forEach((head, column) => {
-    const text = view.values[n].cells[head.dataset.column], joined = (part) => part.replace(", ", ",\u00a0").replaceAll("± ", "±\u00a0");
+  selectedView = number;
+  searched = null;
+  tableRows.redraw?.();
+  tableRows.rows?.forEach((row, n) => heads.forEach((head, column) => {
+    const text = view.values[n].cells[head.dataset.column];
     if (text === undefined) return;
     const button = row.cells[column].querySelector("button");
     if (head.dataset.column !== "metric") {
@@ -210,7 +238,8 @@ function showMetric(number) {
     button.replaceChildren(best ? make("strong", {}, mean) : mean, ` ${joined(spread)}`);
   }));
   for (const other of heads) other.removeAttribute("aria-sort");
-  body.append(...rows);
+  order = allRows;
+  tableRows.show(order, kept);
   document.getElementById("of-metric").textContent = view.why_no_verdict;
   for (const text of document.querySelectorAll(".of-grid")) text.hidden = number > 0;
   drawCharts();
@@ -228,13 +257,17 @@ if (data.views.length > 1) {
 function drawCharts() {
   const place = document.getElementById("charts"), whole = place.clientWidth || 600, inner = whole < 640 ? 30 : 42;
   const half = whole >= 916 ? (whole - 20) / 2 : whole;
-  const charts = [drawCurves(data, whole - inner)];
-  for (const draw of [drawMeans, drawCosts]) charts.push(draw(data, half - inner, show, open));
+  // A long table has charts of some rows, and a sentence that says which.
+  const shown = data.drawn ? { ...data, rows: data.drawn.map((number) => data.rows[number]) } : data;
+  const openShown = (number) => open(data.drawn ? data.drawn[number] : number);
+  const note = () => (data.drawn ? make("p", { class: "about full" }, `Charts show ${data.drawn_rows}.`) : null);
+  const charts = [note(), drawCurves(shown, whole - inner)];
+  for (const draw of [drawMeans, drawCosts]) charts.push(draw(shown, half - inner, show, openShown));
   place.replaceChildren(...charts.filter(Boolean));
   const first = document.getElementById("differences");
   first.replaceChildren();
-  const forest = drawDifferences(data, Math.max(280, first.clientWidth), show, open);
-  if (forest) first.append(forest);
+  const forest = drawDifferences(shown, Math.max(280, first.clientWidth), show, openShown);
+  if (forest) first.append(...[note(), forest].filter(Boolean));
   updateCue();
   place.dataset.width = whole;
 }

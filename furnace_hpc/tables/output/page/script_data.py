@@ -3,6 +3,8 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,18 @@ from urllib.parse import quote
 
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.attempts import Attempt
+from furnace_hpc.tables.large.drawn import drawn_rows, drawn_sentence, drawn_table, is_long
+from furnace_hpc.tables.large.rendered import Kept, rendered_rows, signature
 from furnace_hpc.tables.metric import scale_of
 from furnace_hpc.tables.output.cells import (
+    FURTHER,
     OPTIONAL,
     Cells,
     all_cells,
     all_headings,
     difference_scale,
     headings,
-    pair_facts,
+    optional_texts,
     row_scale,
 )
 from furnace_hpc.tables.output.escape import json_value
@@ -26,7 +31,7 @@ from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_csv, to_markdown
 from furnace_hpc.tables.reading.curves import Curve, logged_curves
 from furnace_hpc.tables.table import Ablation, Row, Run, pair_differences
-from furnace_hpc.tables.text import format_value
+from furnace_hpc.tables.text import DASH, format_value
 from furnace_hpc.tables.view import tables_of_other_metrics
 
 # columns of text that depend on the metric
@@ -45,14 +50,61 @@ def script_data(ablation: Ablation, out: Path | None = None) -> str:
         "CSV": to_csv(ablation),
         "Markdown": to_markdown(ablation),
     }
+    text = _object(_data(ablation, out))
     # the copies have several lines, and are escaped already
-    return _script_safe(json_value(_data(ablation, out)) | {"copies": copies})
+    return f'{text[:-1]},"copies":{_dumps(copies)}}}'.replace("<", "\\u003c")
 
 
-def _script_safe(data: Any) -> str:
-    """JSON that ends no <script>, with no control character, NaN or infinite number."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c")
+def _json_of(name: str, value: Any) -> str:
+    """JSON of a part of the data. Each item of a list by itself, because most are plain."""
+    if name == "rows":  # each is JSON already
+        return f"[{','.join(value)}]"
+    if name == "views":
+        return f"[{','.join(map(_object, value))}]"
+    if isinstance(value, list):
+        return f"[{','.join(map(_json, value))}]"
+    return _json(value)
+
+
+def _object(parts: dict[str, Any]) -> str:
+    texts = [f"{_json(name)}:{_json_of(name, value)}" for name, value in parts.items()]
+    return f"{{{','.join(texts)}}}"
+
+
+def _json(value: Any) -> str:
+    """JSON with all texts on one line, and no control character, NaN or infinite number.
+
+    Most values have nothing to escape. Then the JSON shows it, and no text is looked at by itself.
+    """
+    with suppress(ValueError):  # NaN or infinite
+        text = _dumps(value)
+        if text.isprintable() and not any(strange in text for strange in ("\\", "  ", '" ', ' "')):
+            return text
+    return _dumps(json_value(value))
+
+
+_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+def _rows(ablation: Ablation, out: Path | None) -> list[str]:
+    """The rows with their runs as JSON. Those that did not change are not rendered again."""
+    folder = ablation.runs[0].folder.path.parent if ablation.runs else None
+    whole = signature("report.html", str(folder), out and os.path.relpath(folder or out, out))
+    rendered, records = rendered_rows(ablation), ablation.records
+    return [
+        rendered.text(whole, row, records, partial(_kept_row, row, out)) for row in ablation.rows
+    ]
+
+
+def _kept_row(row: Row, out: Path | None) -> Kept:
+    """The row as JSON, and the logs that it has a link to, or not."""
+    existing, absent = list[str](), list[str]()
+    if out is not None:
+        for run in row.runs:
+            for attempt in run.record.ledger():
+                log = run.folder.path / RunFolder.log_name(attempt.attempt, 0)
+                (existing if log.is_file() else absent).append(str(log))
+    return Kept(_json(_row(row, out)), existing, absent)
 
 
 def _data(ablation: Ablation, out: Path | None) -> dict[str, Any]:
@@ -61,14 +113,29 @@ def _data(ablation: Ablation, out: Path | None) -> dict[str, Any]:
     tables = [ablation]
     if not ablation.why_no_verdict or (ablation.effects and ablation.effects.are_judged):
         tables += tables_of_other_metrics(ablation)
-    return {
+    data = {
         "reference": ablation.grid.reference,
         "unit_of_pairs": "pack" if ablation.packs else "seed",
-        "rows": [_row(row, out) for row in ablation.rows],
+        "rows": _rows(ablation, out),
         "views": [_view(table) for table in tables],
-        "curves": list(_curves(ablation)),
+        "curves": list(_curves(drawn_table(ablation))),
         "costs": {name: titles[name] for name in vars(ablation.rows[0].costs) if name in titles},
     }
+    if sentence := drawn_sentence(ablation):
+        data |= {"drawn": list(drawn_rows(ablation)), "drawn_rows": sentence}
+    if is_long(ablation):
+        cells = all_cells(ablation)
+        data["cells"] = [[_cell(of_row, name) for name in titles] for of_row in cells]
+    return data
+
+
+def _cell(cells: Cells, column: str) -> str | list[Any]:
+    """A cell of a long table: its text, or its parts if a part is bold or raised."""
+    if column == "variant":
+        return [cells.variant, cells.marks]
+    if column == "metric" or column.startswith(FURTHER):
+        return list(cells.of_metric(column))
+    return str(getattr(cells, column))
 
 
 def _view(ablation: Ablation) -> dict[str, Any]:
@@ -119,10 +186,17 @@ def _difference(ablation: Ablation, row: Row, cells: Cells) -> dict[str, Any] | 
         "interval": row.difference.shown,
         "digits": difference_scale(ablation, row).digits,
         "pairs": list(pair_differences(row, ablation.reference).items()),
-        "facts": pair_facts(ablation, row),
+        "facts": _pair_facts(ablation, row),
         "text": cells.difference,
         "verdict": row.verdict,
     }
+
+
+def _pair_facts(ablation: Ablation, row: Row) -> list[tuple[str, str]]:
+    """(title, text) of the statistics of a row's pairs that can be computed."""
+    titles, texts = all_headings(ablation), optional_texts(ablation, row)
+    names = ("hedges_g", "improvement", "correlation")
+    return [(titles[name], texts[name]) for name in names if texts.get(name, DASH) != DASH]
 
 
 def _row(row: Row, out: Path | None) -> dict[str, Any]:

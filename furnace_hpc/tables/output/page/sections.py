@@ -6,6 +6,7 @@ Text of the class `of-grid` is hidden while the page shows another metric than t
 
 from collections.abc import Iterator, Sequence
 
+from furnace_hpc.tables.large.drawn import MAX_DRAWN, is_long
 from furnace_hpc.tables.output.captions import caption, main_sentences
 from furnace_hpc.tables.output.cells import FURTHER, Cells, all_cells, headings, lettered
 from furnace_hpc.tables.output.escape import html
@@ -15,6 +16,7 @@ from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.table import Ablation
 
 MAX_SENTENCES = 8  # with more, undecided rows are folded
+FIRST_ROWS = 100  # of a long table, as HTML for readers without JavaScript
 
 
 def verdicts(ablation: Ablation) -> Iterator[str]:
@@ -48,7 +50,7 @@ autocomplete="off" spellcheck="false"></label>
 {_table(ablation)}
 </table>
 </div>
-<p id="of-metric" class="about"></p>
+{_more_rows(ablation)}<p id="of-metric" class="about"></p>
 <div class="of-grid">
 <p class="about">{brief}</p>
 <details><summary>How to read this table</summary>
@@ -78,8 +80,13 @@ def _verdicts(ablation: Ablation) -> str:
         return _list(found)
     decided = [item for item in found if item[0] != Verdict.UNDECIDED]
     shown = _list(decided) if decided else ""
-    summary = f"<summary>{len(undecided)} rows are undecided</summary>"
-    return f"{shown}<details>{summary}{_list(undecided)}</details>"
+    if len(decided) > MAX_DRAWN:
+        shown = _folded(f"{len(decided):,} verdicts are decided", decided)
+    return shown + _folded(f"{len(undecided)} rows are undecided", undecided)
+
+
+def _folded(summary: str, found: Sequence[tuple[str, str]]) -> str:
+    return f"<details><summary>{summary}</summary>{_list(found)}</details>"
 
 
 def _list(found: Sequence[tuple[str, str]]) -> str:
@@ -92,11 +99,22 @@ def _table(ablation: Ablation) -> str:
     head = "".join(
         f'<th scope="col" data-column="{name}">{html(title)}</th>' for name, title in titles.items()
     )
+    rows = all_cells(ablation)
+    if is_long(ablation):
+        rows = rows[:FIRST_ROWS]
     body = [
         f'<tr data-row="{number}">{"".join(_cell(cells, name) for name in titles)}</tr>'
-        for number, cells in enumerate(all_cells(ablation))
+        for number, cells in enumerate(rows)
     ]
     return "\n".join([f"<thead><tr>{head}</tr></thead>", "<tbody>", *body, "</tbody>"])
+
+
+def _more_rows(ablation: Ablation) -> str:
+    """Where the other rows of a long table are. The scripts replace it. Empty if all are here."""
+    if not is_long(ablation):
+        return ""
+    text = f"The first {FIRST_ROWS} of {len(ablation.rows):,} rows. JavaScript shows all of them"
+    return f'<p id="more-rows" class="about">{text}. table.csv and table.md have all, too.</p>\n'
 
 
 def _cell(cells: Cells, name: str) -> str:
@@ -111,7 +129,7 @@ def _cell(cells: Cells, name: str) -> str:
             mean = f"<strong>{mean}</strong>"
         return f'<td class="metric">{mean} {_joined(cells.spread)}</td>'
     if name.startswith(FURTHER):
-        further = cells.further[int(name.removeprefix(FURTHER)) - 2]
+        further = cells.of_metric(name)
         mean = html(further.mean)
         if further.best:
             mean = f"<strong>{mean}</strong>"

@@ -1,0 +1,1 @@
+"""What keeps tables of thousands of rows fast: results that are kept, and rows that are chosen."""
