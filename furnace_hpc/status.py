@@ -13,7 +13,7 @@ from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.console.options import RunsRoot, SubmittedGrid
-from furnace_hpc.monitor.following import follow, has_ended, next_read_s
+from furnace_hpc.monitor.following.runs import follow, has_ended, next_read_s
 from furnace_hpc.monitor.forecast.progress import lines_below
 from furnace_hpc.monitor.grid_status import StatusLine, overview
 from furnace_hpc.monitor.job_cache import JobCache

@@ -7,7 +7,7 @@ from typing import Any
 
 from furnace_hpc.api.grid_status import GridStatus
 from furnace_hpc.launch.grids.background import has_queue
-from furnace_hpc.monitor.following import follow
+from furnace_hpc.monitor.following.runs import follow
 from furnace_hpc.runs.folder import GridFolder
 
 MAX_WIDTH = 150  # of the progress on a terminal

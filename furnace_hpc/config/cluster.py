@@ -76,6 +76,8 @@ class TrackerTarget(Config):
                 "environment, such as MLFLOW_TRACKING_PASSWORD or WANDB_API_KEY"
             )
         return self
+
+
 def _absolute(text: str) -> str:
     """Jobs have another working directory."""
     if not text.startswith(("/", "~/")):
