@@ -9,6 +9,7 @@ offline folders. Then one run gets ten lines, and a third pass sends them.
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -44,22 +45,22 @@ def main() -> None:
         command += ["--to", asked.to, "--runs-root", str(folder.path.parent)]
         command += ["--at", asked.at] if asked.at else []
         command += ["--offline"] if asked.to == "wandb" else []
-        first_s, said = timed(command)
+        first_s, first_cpu_s, said = timed(command)
         assert f"sent {LINES * asked.runs:,} records of {asked.runs:,} runs" in said, said
-        again_s, said = timed(command)
+        again_s, again_cpu_s, said = timed(command)
         assert "nothing new" in said, said
         runs[0].begin()
         runs[0].step = STEPS
         runs[0].train(80)
-        more_s, said = timed(command)
+        more_s, more_cpu_s, said = timed(command)
         assert "of 1 run" in said, said
     what = f"{asked.to}: {asked.runs:,} runs of {LINES} lines"
     record.write(
         f"track_{asked.to}",
         [
-            {"what": what, "s": round(first_s, 2), "goal_s": GOAL_S},
-            {"what": "again, nothing new", "s": round(again_s, 2), "goal_s": GOAL_AGAIN_S},
-            {"what": "again, one run has new lines", "s": round(more_s, 2)},
+            row(what, first_s, first_cpu_s) | {"goal_s": GOAL_S},
+            row("again, nothing new", again_s, again_cpu_s) | {"goal_s": GOAL_AGAIN_S},
+            row("again, one run has new lines", more_s, more_cpu_s),
         ],
         "Whole processes of `furnace track`. "
         f"Load of the machine at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
@@ -91,13 +92,24 @@ def lay_out(root: Path, number: int) -> tuple[GridFolder, list[TrainedRun]]:
     return folder, runs
 
 
-def timed(command: list[str]) -> tuple[float, str]:
-    """Seconds of a whole process, and what it printed."""
-    started_s = time.perf_counter()
+def timed(command: list[str]) -> tuple[float, float, str]:
+    """Seconds of a whole process, those of a core, and what it printed."""
+    before, started_s = cpu_s(), time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, timeout=3600)
     took_s = time.perf_counter() - started_s
     assert done.returncode == 0, done.stderr
-    return took_s, done.stdout
+    return took_s, cpu_s() - before, done.stdout
+
+
+def cpu_s() -> float:
+    """Seconds of a core that all ended children have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def row(what: str, took_s: float, used_s: float) -> dict[str, object]:
+    """One row of the result."""
+    return {"what": what, "s": round(took_s, 2), "cpu_s": round(used_s, 2)}
 
 
 if __name__ == "__main__":

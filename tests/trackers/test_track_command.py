@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from login_study import begin, command, grid, planned, without_controller
+from login_study import begin, grid, planned, without_controller
 from login_study import specs as study_specs
 from tracked_study import TrainedRun
 
@@ -25,6 +25,18 @@ from furnace_hpc.trackers.words import mirror_to_all
 TENSORBOARD = TrackerTarget(to="tensorboard")
 
 
+def track(tmp_path, *options: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "furnace_hpc", "track", "--grid", "study", *options],
+        cwd=tmp_path,
+        env=without_controller(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
 def submitted(tmp_path) -> tuple[GridFolder, TrainedRun]:
     """A submitted grid with one run that has ended."""
     write_submission(planned(tmp_path / "runs", grid()))
@@ -40,17 +52,17 @@ def submitted(tmp_path) -> tuple[GridFolder, TrainedRun]:
 def test_it_says_what_was_sent(tmp_path):
     pytest.importorskip("tensorboard", reason="needs the package tensorboard")
     folder, run = submitted(tmp_path)
-    options = ("--grid", "study", "--to", "tensorboard")
-    first = command("track", tmp_path, *options)
+    options = ("--to", "tensorboard")
+    first = track(tmp_path, *options)
     assert (first.returncode, first.stderr) == (0, "")
     place = folder.trackers.relative_to(tmp_path) / "tensorboard"
     assert first.stdout == (
         f"tensorboard: sent 6 records of 1 run; see tensorboard --logdir {place}\n"
     )
-    assert command("track", tmp_path, *options).stdout == "tensorboard: nothing new in 1 run\n"
-    again = command("track", tmp_path, *options, "--again")
+    assert track(tmp_path, *options).stdout == "tensorboard: nothing new in 1 run\n"
+    again = track(tmp_path, *options, "--again")
     assert "sent 6 records of 1 run" in again.stdout
-    other = command("track", tmp_path, *options, "--at", "elsewhere")
+    other = track(tmp_path, *options, "--at", "elsewhere")
     assert other.stdout.endswith("see tensorboard --logdir elsewhere\n")
     assert run.folder.run_id in {path.name for path in (tmp_path / "elsewhere").iterdir()}
 
@@ -104,7 +116,7 @@ def test_two_mirrors_of_one_target_are_refused(tmp_path):
 def test_follow_ends_with_the_grid(tmp_path):
     pytest.importorskip("tensorboard", reason="needs the package tensorboard")
     submitted(tmp_path)
-    done = command("track", tmp_path, "--grid", "study", "--to", "tensorboard", "--follow")
+    done = track(tmp_path, "--to", "tensorboard", "--follow")
     assert (done.returncode, done.stderr) == (0, "")
     assert "sent 6 records" in done.stdout
 
