@@ -186,7 +186,7 @@ def _rename_axes(value: Any, names: dict[str, str]) -> None:
 
 def runner(path: Path) -> Callable[[dict[str, Any]], list[Any]]:
     """Return a function that runs the program of a file: name -> array, to arrays."""
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

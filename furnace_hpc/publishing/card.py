@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from furnace_hpc.inference import Exported
 
 LIBRARY = "furnace-hpc"
-PIPELINES = {
+PIPELINES: dict[tuple[str, ...], str] = {
     ("text",): "text-classification",
     ("image",): "image-classification",
     ("audio",): "audio-classification",

@@ -96,6 +96,7 @@ PARSED = {  # beginning of a command -> why it is only parsed
     "slurm/roots": "downloads a Debian release: test_roots.py checks its usage",
     "sbatch": "the file is there: test_slurm_templates.py",
     "hf": "needs a network",
+    "curl": "needs a server: test_serve.py sends such requests",
     "tar": "needs 8 GB",
     "pre-commit": "needs a network",
     "export": "a variable",
