@@ -38,7 +38,7 @@ COMMANDS_INTRODUCTION = """\
 | 1 | runs failed or are missing, or Slurm does not answer |
 | 2 | invalid input: one error message, nothing was changed |
 | 130 | interrupted with Ctrl-C |
-| 141 | the program that reads the output ended first: `status`, `logs`, `diff`, `predict`, `schema` |
+| 141 | the reader of the output ended first: `status`, `logs`, `diff`, `predict`, `schema` |
 """
 METRICS_INTRODUCTION = """\
 A metric is written `<split>/<task>/<metric>`, for example `test/digit/accuracy`.
