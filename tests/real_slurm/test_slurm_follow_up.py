@@ -7,6 +7,7 @@ import psutil
 import pytest
 from slurm_cluster import Cluster, wait_until
 from slurm_study import HANG, Study, shim
+from web_server import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
@@ -48,6 +49,25 @@ def test_waves_end_with_the_table(quiet: Cluster, tmp_path: Path):
     assert {run: n for run, n in study.starts().items() if n != starts[run]} == {
         run: 2 for run in starts if run.startswith("crash")
     }
+
+
+def test_the_last_job_sends_the_notification(quiet: Cluster, tmp_path: Path):
+    """After two waves a webhook gets one text, with the counts of all runs."""
+    webhook = tmp_path / "webhook"
+    webhook.touch(mode=0o600)
+    with serving(503) as server:
+        webhook.write_text(server.url)
+        changes = {"max_submit_jobs": 3, "notify": str(webhook)}
+        study = Study(quiet, tmp_path, seeds=3, profile=changes)
+        assert "submits the 1 run" in study.submitted()
+        wait_until(lambda: len(server.received) > 1, 120, "the notification")
+        wait_until(lambda: not study.follow_ups(), 60, "the end of the last job")
+        first, second = server.received  # the first try got 503
+    assert first == second
+    assert second["runs"] == {"done": 3}
+    assert second["report"] == str(study.place / "results/study/report.html")
+    stored = [path.read_bytes() for path in study.folder.rglob("*") if path.is_file()]
+    assert not any(b"topsecret" in content for content in stored)
 
 
 @pytest.mark.parametrize(

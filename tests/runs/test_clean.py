@@ -304,7 +304,7 @@ def test_what_the_command_prints(folder):
     assert lines[1].split()[:2] == ["checkpoints", "6"]
     assert lines[1].split()[4:] == show(1010 + manifests).split()
     assert lines[-4:] == [
-        f"stays: checkpoints of {BASE0}, {show(1400 + manifests)}: the best step",
+        f"stays: checkpoints of {BASE0}, {show(1400 + manifests)}: the selected step",
         f"stays: checkpoints of {BASE1}, {show(1010 + manifests)}: it is running",
         f"free:  {BASE0}/checkpoints/: step-10 ({show(1010 + manifests)})",
         "nothing is freed: add --yes",

@@ -155,9 +155,11 @@ def _kept_steps(
     kept, reasons = set[int](), list[str]()
     if Keep.BEST in keep or needed:
         if not _has_all_files(run.checkpoint(best)):
-            return set(steps), f"the checkpoint of its best step {best} is missing or incomplete"
+            return set(
+                steps
+            ), f"the checkpoint of its selected step {best} is missing or incomplete"
         kept.add(best)
-        reasons.append("the best step" if Keep.BEST in keep else needed)
+        reasons.append("the selected step" if Keep.BEST in keep else needed)
     if Keep.LAST in keep and steps:
         kept.add(steps[-1])
         reasons.append("the last step")
