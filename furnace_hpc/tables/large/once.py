@@ -18,7 +18,7 @@ def once_per_table(
     """
 
     @wraps(compute)
-    def known(table: Table, *args: P.args, **kwargs: P.kwargs) -> T:
+    def known(table: Table, /, *args: P.args, **kwargs: P.kwargs) -> T:
         results = vars(table).setdefault("_results", {})
         key = (compute, args, *kwargs.items())
         if key not in results:
