@@ -18,7 +18,7 @@ from furnace_hpc.launch import local_queue
 from furnace_hpc.launch.grids.background import Answer
 from furnace_hpc.launch.grids.submit_grid import Hooks, submit_grid
 from furnace_hpc.launch.submission import write_submission
-from furnace_hpc.monitor import following
+from furnace_hpc.monitor.following import runs as following
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.slurm import client
