@@ -3,7 +3,8 @@
     submissions/<n>/notice.json   the text, and the times at which it was tried and sent
                     notice.lock   exists while a process sends it
 
-A compute node may have no network. Then `furnace status` and `furnace submit --wait` send it.
+A compute node may have no network. Then `furnace status` and `furnace submit --wait` send it, or
+`submit(wait=True)` in Python.
 """
 
 import json
