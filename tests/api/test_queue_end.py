@@ -58,6 +58,28 @@ def test_the_end_is_told(place: Path, way: str):
     assert events(place) == 4
 
 
+def test_a_submission_to_slurm_is_not_told(place: Path):
+    """A local submission with nothing to do comes while its jobs wait. Its follow-up job tells."""
+    folder = GridFolder(place / "runs" / "study")
+    for spec in specs():
+        finish(spec, folder)
+    words = ("submit", place, "--grid", "study.yaml", "--cluster", "./mine.yaml")
+    with serving() as server:
+        (place / "webhook").write_text(server.url)
+        assert command(*words).returncode == 0
+        profile, notice = (
+            folder.submissions / "1" / name for name in ("profile.json", "notice.json")
+        )
+        notice.unlink()
+        profile.write_text(
+            profile.read_text().replace('"executor": "local"', '"executor": "slurm"')
+        )
+        assert command(*words).returncode == 0
+        assert len(folder.all_submissions()) == 1
+        assert not notice.exists()
+        assert len(server.received) == 1
+
+
 def test_a_table_that_fails_hides_no_end(place: Path):
     """No result has the grid's metric: the command fails, and the end is told all the same."""
     path = place / "study.yaml"
