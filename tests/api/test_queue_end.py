@@ -38,7 +38,7 @@ def events(place: Path) -> int:
 
 
 @pytest.mark.parametrize("way", ["python", "command"])
-def test_the_end_is_told(place: Path, way: str):
+def test_what_follows_the_queue(place: Path, way: str):
     """Here all runs are done already, so that the queue ends at once."""
     folder = GridFolder(place / "runs" / "study")
     for spec in specs():
@@ -58,8 +58,8 @@ def test_the_end_is_told(place: Path, way: str):
     assert events(place) == 4
 
 
-def test_a_submission_to_slurm_is_not_told(place: Path):
-    """A local submission with nothing to do comes while its jobs wait. Its follow-up job tells."""
+def test_a_submission_to_slurm_has_not_ended(place: Path):
+    """A local submission with nothing to do comes while jobs wait. The follow-up job sends it."""
     folder = GridFolder(place / "runs" / "study")
     for spec in specs():
         finish(spec, folder)
@@ -80,8 +80,8 @@ def test_a_submission_to_slurm_is_not_told(place: Path):
         assert len(server.received) == 1
 
 
-def test_a_table_that_fails_hides_no_end(place: Path):
-    """No result has the grid's metric: the command fails, and the end is told all the same."""
+def test_a_table_that_fails_hides_nothing(place: Path):
+    """No result has the metric: the command fails, and the notification is sent all the same."""
     path = place / "study.yaml"
     path.write_text(
         path.read_text().replace("metric: test/digit/accuracy", "metric: test/digit/loss@text")

@@ -215,7 +215,7 @@ def test_more_kinds(folder):
 
 
 def test_every_place_of_a_grid_has_a_kind(folder):
-    """And aggregate takes none of them for a file that somebody else has put there."""
+    """And aggregate takes none of them for a file of another program."""
     places = [name for name, place in vars(GridFolder).items() if isinstance(place, property)]
     assert {"trackers", "features", "tables_cache", "lock"} <= {*places}
     for place in (*(getattr(folder, name) for name in places), folder.path / "logs"):
