@@ -90,7 +90,7 @@ def _app_of(command: Callable[..., Any]) -> typer.Typer:
 
 
 def furnace() -> NoReturn:
-    """Run the console script. `furnace COMMAND ...` is `python -P -m furnace_hpc.COMMAND ...`."""
+    """Run the console script. `furnace COMMAND ...` is `python -P -m furnace_hpc COMMAND ...`."""
     _keep_working_directory_out()
     first, *rest = sys.argv[1:] or ["--help"]
     if _COMPLETE in os.environ or first in _COMPLETION_OPTIONS:

@@ -132,13 +132,13 @@ def _end_here(outcome: Outcome) -> None:
         print("stopped; the same command resumes from the checkpoints", file=sys.stderr)
         raise typer.Exit(130)
     from furnace_hpc.aggregate import show_table
-    from furnace_hpc.api.notice import notify
-    from furnace_hpc.trackers.words import mirror_to_all
+    from furnace_hpc.api.ending import after_queue
 
     plan = outcome.plan
-    show_table(plan.grid, plan.folder)
-    notify(plan.grid, plan.folder)
-    mirror_to_all(plan.profile.trackers, plan.folder)
+    try:
+        show_table(plan.grid, plan.folder)
+    finally:  # also if no run has a result
+        after_queue(plan)
     is_complete = all(run.folder.result.is_file() for run in plan.runs)
     raise typer.Exit(int(not is_complete or plan.num_later > 0))
 

@@ -26,10 +26,12 @@ def notify(grid: Grid, folder: GridFolder, submission: Path | None = None) -> No
     Args:
         grid: with the settings of the submission.
         folder: of the grid.
-        submission: folder of the submission. None: the newest.
+        submission: folder of the submission. None: the newest, if it was for the queue on this
+            machine. If it was for Slurm, its runs may still wait, and its follow-up job sends it.
     """
     for newest in folder.all_submissions()[-1:]:
-        submission = submission or newest
+        if submission is None and outbox.is_local(newest):
+            submission = newest
     if submission is None or not outbox.webhook_of(submission):
         return
     try:

@@ -1,5 +1,6 @@
 """One grid in Python: plan it, submit it, follow its runs, and read its results."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from furnace_hpc.launch.grids.options import Options, read_options
 from furnace_hpc.launch.grids.submit_grid import Hooks, submit_grid
 from furnace_hpc.launch.planning.show_plan import MAX_LINES, choose_profile
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.notices.outbox import send_missing
 from furnace_hpc.runs.submitted import set_options
 
 if TYPE_CHECKING:
@@ -184,6 +186,10 @@ class Study:
             if runs_here and (queue := own_queue(self.folder)):
                 queue.stop()
             raise
+        if not runs_here:  # a follow-up job may have had no network
+            for line in send_missing(self.folder):
+                if progress:
+                    print(line, file=sys.stderr)
 
     def _options(
         self,

@@ -240,11 +240,16 @@ class ClusterProfile(Config):
         return self
 
     @model_validator(mode="after")
-    def _notifications_need_a_sender(self) -> "ClusterProfile":
+    def _follow_up_jobs_send(self) -> "ClusterProfile":
         if self.notify and self.executor == "slurm" and not self.follow_up:
             raise ValueError(
                 "notify needs follow_up: true, because the last follow-up job sends the "
                 "notification. Remove one of them"
+            )
+        if self.trackers and self.executor == "slurm" and not self.follow_up:
+            raise ValueError(
+                "trackers need follow_up: true, because follow-up jobs mirror the runs. Set it, or "
+                "remove trackers and call `furnace track`"
             )
         return self
 

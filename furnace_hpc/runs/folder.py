@@ -3,7 +3,8 @@
     runs/<grid>/grid.yaml                    the newest submitted grid, without --set
     runs/<grid>/declared.json                the declared plans of the grid's tables
     runs/<grid>/code/<hash>/                 read-only snapshots of the code, named by their content
-    runs/<grid>/cache/<digest>.parquet       cache of aggregate; may be deleted at any time
+    runs/<grid>/cache/<digest>.parquet       caches of aggregate, also .rows; may be deleted at any
+                                             time
     runs/<grid>/features/<digest>/           outputs of a frozen encoder; may be deleted while no
                                              run of the grid trains
     runs/<grid>/tuning/<row>-<digest>.json   values chosen for a tuned row; written once

@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.own_code.sources import OWN_CODE, OwnCode
+from furnace_hpc.config.own_code.sources import OWN_CODE, OwnCode, content_hash
 from furnace_hpc.config.parsing.text_safety import masked
 from furnace_hpc.host.access import IF_UNCHANGED, find_faults
 from furnace_hpc.host.regular_file import read_regular
@@ -82,7 +82,8 @@ def source(own: OwnCode | None = None) -> CodeSource:
         own: the user's own code. None keeps that of a snapshot which runs now.
 
     Raises:
-        ConfigError: they are larger than MAX_BYTES, or other users could change them.
+        ConfigError: they are larger than MAX_BYTES, other users could change them, or `own` has
+            changed since it was read.
     """
     return _source(own)
 
@@ -99,6 +100,7 @@ def _source(own: OwnCode | None) -> CodeSource:
     files = _files(PACKAGE.parent, parts)
     _check_checkout(files.values())
     if own is not None:  # its reader has checked who can change it
+        _check_as_read(own)
         files |= {f"{OWN_CODE}/{name}": path for name, path in own.entries}
         files = dict(sorted(files.items(), key=lambda item: Path(item[0])))
     sizes = {name: path.stat().st_size for name, path in files.items()}
@@ -111,6 +113,22 @@ def _source(own: OwnCode | None) -> CodeSource:
             f"{PACKAGE.parent / largest} ({sizes[largest] >> 20} MiB)"
         )
     return CodeSource(files, _content_hash(files), total)
+
+
+def _check_as_read(own: OwnCode) -> None:
+    """Raise ConfigError if own code is not that whose hash the grid's rows have.
+
+    A notebook may have read the grid hours ago.
+    """
+    try:
+        if content_hash(own.files) == own.sha256:
+            return
+    except OSError:  # deleted or renamed
+        pass
+    raise ConfigError(
+        f"the grid's own code ({', '.join(own.packages)}) was changed after the grid was read. "
+        f"Repeat the command; in Python, call load_grid again"
+    )
 
 
 def take_snapshot(folder: GridFolder, own: OwnCode | None = None) -> Path:

@@ -11,6 +11,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand, expand_rows
 from furnace_hpc.config.grids.grid import Grid, read_grid
 from furnace_hpc.config.own_code import static_check
+from furnace_hpc.runs.snapshot import forget_code, source
 
 BUILT_IN = {"model.fusion": "concat"}
 
@@ -65,6 +66,20 @@ def test_the_copy_of_a_grid_needs_no_files(tmp_path):
     copy = Grid.model_validate(grid.model_dump(mode="json"))
     (package / "net.py").unlink()
     assert expand_rows(copy)[0].config == config
+
+
+@pytest.mark.parametrize("change", [lambda net: net.write_text("X = 1\n"), Path.unlink])
+def test_code_that_changed_since_the_grid_was_read(tmp_path, change):
+    """As in a notebook: the runs would have the old hash, and the snapshot the new code."""
+    package = write_package(tmp_path)
+    grid = read_grid(write_grid(tmp_path, {"own": NETWORK}))
+    assert "own_code/study_code/net.py" in source(grid.own_code).files
+    change(package / "net.py")
+    forget_code()
+    with pytest.raises(
+        ConfigError, match=r"own code \(study_code\) was changed after the grid was"
+    ):
+        source(grid.own_code)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ MAY = {
     "diagnostics": {"host", "config", "runs", "slurm", "monitor", "launch"},
     "tables": {"host", "config", "runs"},
     "trackers": {"host", "config", "runs", "tables"},
-    "api": {"host", "config", "runs", "slurm", "monitor", "launch", "tables"},
+    "api": {"host", "config", "runs", "slurm", "monitor", "launch", "tables", "trackers"},
     "data": {"console", "host", "config"},
     "model": {"config", "data"},
     "engine": {"host", "config", "runs", "data", "model"},

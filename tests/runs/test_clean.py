@@ -20,6 +20,7 @@ from furnace_hpc.runs.folder import GridFolder, RunFolder, write_atomically, wri
 from furnace_hpc.runs.records.checkpoint_files import complete, describe, newest_step, steps_of
 from furnace_hpc.runs.records.result import read_result
 from furnace_hpc.runs.state import read_status
+from furnace_hpc.tables.reading.run_files import list_runs
 
 BASE0, BASE1, FULL0, FULL1 = RUNS = [spec.run_id for spec in specs()]
 SELECTED = 400  # the step that `finish` writes into the result
@@ -211,6 +212,24 @@ def test_more_kinds(folder):
     end(folder.run(BASE1), "stopped")
     clean(folder, also=("features", "caches", "replaced"))
     assert not {Kind.FEATURES, Kind.REPLACED, Kind.CACHES} & sizes(folder).keys()
+
+
+def test_every_place_of_a_grid_has_a_kind(folder):
+    """And aggregate takes none of them for a file of another program."""
+    places = [name for name, place in vars(GridFolder).items() if isinstance(place, property)]
+    assert {"trackers", "features", "tables_cache", "lock"} <= {*places}
+    for place in (*(getattr(folder, name) for name in places), folder.path / "logs"):
+        if not place.suffix:
+            place.mkdir(exist_ok=True)
+            place /= "x"
+        place.touch()
+    assert Kind.OTHER not in sizes(folder)
+    assert list_runs(folder.path) == ([], [])
+    left = folder.tables_cache / f".{32 * '0'}.rows.0123abcd"
+    left.touch()
+    make_old(left)
+    clean(folder)
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -167,6 +167,10 @@ def test_the_key_of_a_profile():
     profile = validate(ClusterProfile, content | {"trackers": given}, "mine.yaml")
     assert [target.to for target in profile.trackers] == ["mlflow", "wandb"]
     assert validate(ClusterProfile, content, "mine.yaml").trackers == ()
+    with pytest.raises(ConfigError, match="trackers need follow_up: true"):
+        validate(ClusterProfile, content | {"trackers": given, "follow_up": False}, "mine.yaml")
+    local = {"name": "mine", "executor": "local", "follow_up": False, "trackers": given}
+    assert len(validate(ClusterProfile, local, "mine.yaml").trackers) == 2
     for wrong, problem in (
         ({"to": "aim"}, "'tensorboard', 'wandb', 'mlflow' or 'trackio'"),
         ({"to": "mlflow", "offline": True}, "offline needs wandb, not mlflow"),

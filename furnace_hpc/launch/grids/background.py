@@ -1,6 +1,6 @@
 """Start the queue of this machine as a process of its own, which outlives its caller.
 
-The Python API submits so. The process (queue_process.py) gets the options through a pipe, and
+The Python API submits so. The process (api/queue_process.py) gets the options through a pipe, and
 answers with the plan when the queue starts.
 """
 
@@ -20,6 +20,7 @@ from furnace_hpc.launch.planning.plan import Plan
 from furnace_hpc.launch.submission import read_holder
 from furnace_hpc.runs.folder import GridFolder
 
+PROCESS = "furnace_hpc.api.queue_process"  # the module that runs it
 LOG = "queue.log"  # in the folder of the submission
 STOPPED = 130  # exit code
 
@@ -74,7 +75,7 @@ def start_queue(options: Options, rows: list[GridRow]) -> Answer:
     Raises:
         ConfigError: as `submit_grid`.
     """
-    command = [sys.executable, "-P", "-m", "furnace_hpc.launch.grids.queue_process"]
+    command = [sys.executable, "-P", "-m", PROCESS]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command,

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     CACHES = "caches"
     TEMPORARY = "temporary files"
     REPLACED = "replaced runs"
+    TRACKERS = "trackers"
     MODELS = "exported models"
     LOGS = "logs"
     CODE = "code snapshots"
@@ -27,7 +28,7 @@ class Kind(StrEnum):
 
 
 FREED = re.compile(r"\.freed-.+\.[0-9a-f]{8}")  # renamed by `furnace clean`, before it was deleted
-_WRITTEN = r".+\.(?:json|jsonl|yaml|npz|parquet|diff)|code|[0-9a-f]{12}|.+-s\d+-[0-9a-f]{8}"
+_WRITTEN = r".+\.(?:json|jsonl|yaml|npz|parquet|rows|diff)|code|[0-9a-f]{12}|.+-s\d+-[0-9a-f]{8}"
 _TEMPORARY = re.compile(rf"\.(?:{_WRITTEN})\.(?:[0-9a-f]{{8}}|\d+)")
 _UNFINISHED = re.compile(r"step-\d+\.tmp-.+|aside-step-.+")
 _OF_THE_GRID = {
@@ -38,6 +39,7 @@ _OF_THE_GRID = {
     "replaced": Kind.REPLACED,
     "logs": Kind.LOGS,
     "submissions": Kind.RECORDS,
+    "trackers": Kind.TRACKERS,
     "tuning": Kind.RECORDS,
     "grid.yaml": Kind.RECORDS,
     "declared.json": Kind.RECORDS,

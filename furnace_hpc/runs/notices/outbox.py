@@ -3,7 +3,8 @@
     submissions/<n>/notice.json   the text, and the times at which it was tried and sent
                     notice.lock   exists while a process sends it
 
-A compute node may have no network. Then `furnace status` and `furnace submit --wait` send it.
+A compute node may have no network. Then `furnace status` and `furnace submit --wait` send it, or
+`submit(wait=True)` in Python.
 """
 
 import json
@@ -31,8 +32,18 @@ EXPIRED_S = 3 * 86400  # later it is no news
 
 def webhook_of(submission: Path) -> str:
     """Return the file with the webhook's URL, from the submission's profile. Empty if none."""
+    return _of_profile(submission, "notify")
+
+
+def is_local(submission: Path) -> bool:
+    """Whether it was for the queue on one machine, so that no follow-up job ends it."""
+    return _of_profile(submission, "executor") == "local"
+
+
+def _of_profile(submission: Path, key: str) -> str:
+    """Return a value of the submission's profile. Empty if there is none."""
     try:
-        return str(read_json(submission / "profile.json").get("notify") or "")
+        return str(read_json(submission / "profile.json").get(key) or "")
     except (OSError, ValueError, AttributeError):  # an older or damaged submission
         return ""
 

@@ -22,7 +22,8 @@ NUMBERED = {"attempts": ".json", "metrics": ".jsonl"}  # folder -> suffix of its
 OF_THE_GRID = frozenset(
     {
         *("grid.yaml", "declared.json", "submit.lock", "slurm.json"),
-        *("code", "logs", "submissions", "replaced", "cache", "tuning", "trackers"),
+        *("code", "logs", "submissions", "replaced", "cache", "features"),
+        *("tuning", "trackers"),
     }
 )
 

@@ -1,6 +1,7 @@
-"""The process of a queue that background.py has started: run it, and answer when it starts.
+"""The process of a queue that `start_queue` has started: run it, and answer when it starts.
 
-From then on its output goes to `queue.log` in the folder of the submission.
+From then on its output goes to `queue.log` in the folder of the submission. At the end it sends the
+notification, and mirrors the runs to trackers.
 """
 
 import os
@@ -53,6 +54,9 @@ def _run(options: Options, rows: list[GridRow], pipe: BinaryIO) -> None:
         _send(pipe, Answer(outcome.plan, tuple(lines)))
     if outcome.is_stopped:
         sys.exit(STOPPED)
+    from furnace_hpc.api.ending import after_queue
+
+    after_queue(outcome.plan)
 
 
 def _report(pipe: BinaryIO, problem: str, is_unavailable: bool = False) -> None:
