@@ -37,7 +37,9 @@ def find_own_code(sha256: str, run: RunFolder) -> Path:
         ConfigError: as `use_own_code`.
     """
     grid = GridFolder(run.path.resolve().parent)
-    folders = sorted(grid.code.glob(f"*/{OWN_CODE}"))
+    # A name that begins with a dot is that of an unfinished copy, which a submission renames or
+    # removes.
+    folders = sorted(grid.code.glob(f"[!.]*/{OWN_CODE}"))
     if is_snapshot():
         folders.insert(0, PACKAGE.parent / OWN_CODE)
     for folder in folders:

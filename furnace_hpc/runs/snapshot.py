@@ -147,6 +147,8 @@ def take_snapshot(folder: GridFolder, own: OwnCode | None = None) -> Path:
 def copy_code(folder: GridFolder, own: OwnCode | None = None) -> CodeCopy:
     """Copy the code into the grid's folder under a temporary name, unless its snapshot is there.
 
+    The caller holds the grid's lock. So other copies are those of submissions that were killed.
+
     Args:
         folder: of the grid.
         own: the user's own code, as for `source`.
@@ -162,6 +164,8 @@ def copy_code(folder: GridFolder, own: OwnCode | None = None) -> CodeCopy:
         check_trusted(final, folder.path.parent)
         check_snapshot(final)
         return CodeCopy(final, None)
+    for left_over in folder.code.glob(".*"):
+        shutil.rmtree(left_over, ignore_errors=True)
     temporary = folder.code / f".{now.snapshot_hash}.{uuid.uuid4().hex[:8]}"
     try:
         for name, path in now.files.items():

@@ -46,6 +46,7 @@ CASES: list[dict[str, Any]] = [
     {"do": "overlapped", "source": "overlapped wait", "stage": 1, "then": "wait"},
     {"do": "overlapped", "source": "overlapped save", "stage": 1, "then": "save"},
     {"do": "fail_copy", "source": "no memory", "stage": 1},
+    {"do": "failed_pass", "source": "failed pass", "stage": 1},
     {"do": "fail", "source": "periodic", "stage": 1, "failures": 1, "is_best": False},
     {"do": "fail", "source": "best", "stage": 1, "failures": 2, "is_best": True},
     {
@@ -142,6 +143,12 @@ def test_failed_copy_ends_all_ranks(answers: dict[str, Any]):
         "steps": [1],
         "leftovers": [],
     }
+
+
+@pytest.mark.distributed
+def test_error_while_the_state_is_copied(answers: dict[str, Any]):
+    """The rank ends without the copy, and what it has written is never a checkpoint."""
+    assert answers["failed pass"] == {"raised": "out of memory", "waited": False, "steps": []}
 
 
 @pytest.mark.distributed

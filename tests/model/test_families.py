@@ -67,10 +67,16 @@ def test_values_are_those_of_automodel(family, tmp_path):
 
 
 def check_step(encoder: nn.Module, sample: Sample) -> dict[str, Tensor]:
-    """A forward and a backward pass. Every parameter gets a gradient."""
+    """A forward and a backward pass. Every parameter gets a gradient and keeps its value.
+
+    A checkpoint is copied while the next pass runs, so no pass may change a parameter.
+    """
+    before = {name: p.detach().clone() for name, p in encoder.named_parameters()}
     encoder.train()
     tokens_BTD, mask_BT = encoder(*sample)
     (tokens_BTD * mask_BT.unsqueeze(2)).square().sum().backward()
+    changed = [name for name, p in encoder.named_parameters() if not p.equal(before[name])]
+    assert changed == []
     gradients = {name: p.grad for name, p in encoder.named_parameters()}
     without = [name for name, gradient in gradients.items() if gradient is None]
     assert without == []

@@ -13,10 +13,12 @@ import pytest
 from login_study import tree
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.own_code.sources import read_own_code
 from furnace_hpc.runs import snapshot
 from furnace_hpc.runs.code import DECIDING, PACKAGE
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.snapshot import check_snapshot, source, take_snapshot
+from furnace_hpc.runs.own_code import find_own_code
+from furnace_hpc.runs.snapshot import check_snapshot, copy_code, source, take_snapshot
 
 TAKE = """
 import json, sys
@@ -118,6 +120,21 @@ def test_second_snapshot_is_the_first(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in taken.rglob("*")}
     assert take_snapshot(GridFolder(tmp_path)) == taken
     assert {path: path.stat().st_mtime_ns for path in taken.rglob("*")} == before
+
+
+def test_the_copy_of_a_killed_submission(tmp_path):
+    """The next submission removes it. Runs never import own code from it."""
+    package = tmp_path / "mine.py"
+    package.write_text("a = 1\n")
+    own, grid = read_own_code([package], "a grid"), GridFolder(tmp_path / "runs" / "grid")
+    grid.path.mkdir(parents=True, mode=0o700)
+    killed = copy_code(grid, own).temporary
+    with pytest.raises(ConfigError, match="no snapshot in"):
+        find_own_code(own.sha256, grid.run("a-s0-00000000"))
+    taken = take_snapshot(grid, own)
+    assert not killed.exists()
+    assert list(grid.code.iterdir()) == [taken]
+    assert find_own_code(own.sha256, grid.run("a-s0-00000000")) == taken / "own_code"
 
 
 def edit(file: Path) -> None:

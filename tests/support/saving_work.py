@@ -102,6 +102,30 @@ def overlapped(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     return answer
 
 
+def failed_pass(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
+    """The forward pass fails while the state is copied. The copy ends after the training has."""
+    from furnace_hpc.engine.checkpoint import host_copy
+
+    run, engine = RunFolder(folder / case["source"]), engine_of(case, processes, seed=0, lr=1e-2)
+    copy, gate, raised, task = host_copy.copy_storage, threading.Event(), "", None
+    host_copy.copy_storage = lambda *given: gate.wait(30) and copy(*given)
+    try:
+        with saver_of(engine, run, processes) as saver:
+            steps_of(engine, case, processes, 0, 2)
+            saver.begin({"step": 2})
+            task = saver._pending.task
+            raise RuntimeError("out of memory")
+    except RuntimeError as error:
+        raised = str(error)
+    waited = not task.is_alive()
+    gate.set()
+    task.join()
+    host_copy.copy_storage = copy
+    engine.destroy()
+    processes.barrier()
+    return {"raised": raised, "waited": waited, "steps": saved_steps(run)}
+
+
 def fail_copy(processes: Any, folder: Path, case: Case) -> dict[str, Any]:
     """The last rank has no memory for the copy of the best step. Training continues meanwhile."""
     from furnace_hpc.engine.checkpoint import host_copy

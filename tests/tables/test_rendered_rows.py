@@ -1,5 +1,6 @@
 """Rows that did not change are not rendered again, and no byte of an output depends on it."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tables_study import fail, finish, study
 
-from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.large import rendered
 from furnace_hpc.tables.large.rendered import rendered_rows
@@ -172,4 +173,47 @@ def test_a_run_that_changes_after_the_listing(tmp_path, monkeypatch):
     late = collect(made.grid, made.runs, made.folder, records=ablation.records)
     write_results(late, made.out, figures=False)
     assert late.runs[3].result is not None
+    assert made.written() == made.written_in_full()
+
+
+def test_no_row_can_be_kept(tmp_path, monkeypatch):
+    """In each row a run has ended since the listing. The kept rows of the last table stay."""
+    monkeypatch.setattr(rendered, "MIN_RUNS", 1)
+    made = Study(tmp_path)
+    made.act("remove", 0, monkeypatch)
+    made.act("remove", 5, monkeypatch)
+    made.written()
+    kept = sorted(made.folder.tables_cache.glob("*.rows"))
+    records = made.table().records
+    for number in (0, 5, 12, 15):  # one per row
+        finish(made.runs[number], made.folder)
+    late = collect(made.grid, made.runs, made.folder, records=records)
+    write_results(late, made.out, figures=False)
+    assert rendered_rows(late).num_rendered == 8
+    assert sorted(made.folder.tables_cache.glob("*.rows")) == kept
+    assert made.written() == made.written_in_full()
+
+
+def test_a_run_that_began_after_the_listing(tmp_path, monkeypatch):
+    """It has ended without a usable result. The listing has no stamps of its attempts."""
+    monkeypatch.setattr(rendered, "MIN_RUNS", 1)
+    made = Study(tmp_path)
+    made.act("remove", 3, monkeypatch)
+    records = made.table().records
+    run = finish(made.runs[3], made.folder)
+    for job_id in ("first", "other"):
+        run.result.write_text("damaged")
+        write_json(run.attempt(1), {"attempt": 1, "job_id": job_id})
+        late = collect(made.grid, made.runs, made.folder, records=records)
+        write_results(late, made.out, figures=False)
+        assert f'[1,"{job_id}",' in (made.out / "report.html").read_text()
+
+
+def test_a_path_that_is_not_utf8(tmp_path, monkeypatch):
+    """A cache of texts cannot have the path of a log."""
+    monkeypatch.setattr(rendered, "MIN_RUNS", 1)
+    made = Study(tmp_path / os.fsdecode(b"caf\xe9"))
+    made.act("log", 0, monkeypatch)
+    made.written()
+    assert made.num_rendered == 8
     assert made.written() == made.written_in_full()

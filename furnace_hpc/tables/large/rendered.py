@@ -19,10 +19,12 @@ from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.large.once import once_per_table
 from furnace_hpc.tables.reading.cache import Records
+from furnace_hpc.tables.reading.run_files import Record
 from furnace_hpc.tables.table import Ablation, Row
 
 PACKAGE = Path(__file__).parents[2]
 SUFFIX = ".rows"  # of the cache file, beside the records
+NO_FILES = Record()  # of a run without a folder
 MIN_RUNS = 500  # a smaller table is rendered faster than a cache is read
 
 
@@ -68,7 +70,7 @@ class RenderedRows:
             if run.own_spec is None or run.record is not records.by_run.get(run.run_id, run.record):
                 return None
             stamps, steps = self._stamps.get(run.run_id), run.own_spec.config.steps
-            if stamps is None and run.result is not None:
+            if stamps is None and run.record != NO_FILES:
                 return None
             draw = (run.draw.seed, run.draw.pack)
             runs.append((run.run_id, stamps, vars(run.status), steps, draw, run.result is None))
@@ -79,8 +81,11 @@ class RenderedRows:
         """Write the texts of this table, if they differ from those of the last one."""
         if self._place is None or (not self.num_rendered and len(self._now) == len(self._before)):
             return
-        # If the disk is full or the folder is not writable, the next call renders all rows.
-        with suppress(OSError):
+        if not self._now:  # no row has a signature: keep what is there
+            return
+        # If the disk is full, the folder is not writable or its path is not valid UTF-8, the next
+        # call renders all rows.
+        with suppress(OSError, UnicodeEncodeError):
             _store(self._place, self._now)
 
 
