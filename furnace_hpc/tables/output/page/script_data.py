@@ -113,7 +113,7 @@ def _data(ablation: Ablation, out: Path | None) -> dict[str, Any]:
     tables = [ablation]
     if not ablation.why_no_verdict or (ablation.effects and ablation.effects.are_judged):
         tables += tables_of_other_metrics(ablation)
-    data = {
+    data: dict[str, Any] = {
         "reference": ablation.grid.reference,
         "unit_of_pairs": "pack" if ablation.packs else "seed",
         "rows": _rows(ablation, out),
