@@ -259,7 +259,7 @@ def _query(folder: GridFolder, known: JobCache) -> JobCache:
     Raises:
         UnavailableError: Slurm does not answer. The cache stays as it is.
     """
-    asked_unix_s = time.time()
+    asked_unix_s, asked_for = time.time(), _jobs_in_journals(folder)
     listed = client.queue(_users(folder))
     look_again()  # a run may have ended before Slurm's answer
     jobs = newest_jobs(folder)
@@ -273,7 +273,9 @@ def _query(folder: GridFolder, known: JobCache) -> JobCache:
     accounted = _accounted(absent)
     ended = known.ended | _ended_jobs(accounted, absent)
     unread = sum(not job.job_id for job in [*listed, *accounted])
-    unlisted = [job_id for job_id in absent if job_id not in ended]
+    # A job that was submitted since the query is not missing from its answer.
+    old = [job_id for job_id, job in absent.items() if job_id in asked_for or not job.name]
+    unlisted = [job_id for job_id in old if job_id not in ended]
     missing = {job_id: known.missing.get(job_id, asked_unix_s) for job_id in unlisted}
     if unread:  # an unreadable line may be the missing job: only jobs that were gone before stay so
         missing = {job_id: since for job_id, since in missing.items() if known.is_gone(job_id)}

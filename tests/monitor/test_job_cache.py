@@ -104,6 +104,29 @@ def test_must_queries_once_if_no_job_is_in_doubt(tmp_path, slurm):
     assert slurm.calls == ["squeue"]
 
 
+def test_a_job_that_is_submitted_during_a_query(tmp_path, slurm, monkeypatch):
+    """Slurm's answer is older than the job. So it does not count as one that lacks the job."""
+    folder = GridFolder(tmp_path)
+    listed = [*submitted(folder, 2), "6"]
+
+    def queue(users: set[str]) -> list[Job]:
+        answer = [job("PENDING", job_id) for job_id in listed]
+        if not slurm.calls:
+            made = Submission(folder.new_submission())
+            (made.path / "rows.jsonl").write_text('{"run_id": "run-2"}\n')
+            made.note("intent", name="7", kind="array", base=0, rows=[0])
+            made.note("submitted", name="7", job_id="7")
+            listed.append("7_0")
+        slurm.calls.append("squeue")
+        return answer
+
+    monkeypatch.setattr(job_cache.client, "queue", queue)
+    first = read_job_cache(folder)
+    assert (first.missing, first.job("7_0")) == ({}, None)
+    assert set(read_job_cache(folder).queued) == {"5_0", "5_1", "6", "7_0"}
+    assert slurm.calls == ["squeue", "sacct 7", "squeue"]
+
+
 def test_a_job_with_another_name_is_not_ours(tmp_path, slurm):
     folder = GridFolder(tmp_path)
     ids = submitted(folder, 2)
