@@ -233,7 +233,7 @@ def test_damaged_or_foreign_model_is_refused(model: Path, tmp_path: Path):
     for text, words in (
         ("{", "is not the config of an exported model"),
         ("[]", "is not the config of an exported model"),
-        (json.dumps(content | {"format": 2}), r"\(format: "),
+        (json.dumps(content | {"format": 2}), "has format 2, and this Furnace reads format 1"),
         (json.dumps(content | {"files": {}}), "names no model.safetensors"),
         (json.dumps(outside), "passwd is missing or differs from its size and hash in config.json"),
     ):

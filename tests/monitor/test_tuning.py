@@ -225,7 +225,7 @@ def test_many_processes_write_one_choice(tmp_path):
     [
         ({"values": {"optimizer.lr": 1.0}}, "has other values than the trials of row 'base'"),
         ({"trial": 9}, "has other values than the trials of row 'base'"),
-        ({"format": 2}, "is damaged"),
+        ({"format": "x"}, "is damaged"),
     ],
 )
 def test_a_changed_choice_is_refused(tmp_path, change, words):
