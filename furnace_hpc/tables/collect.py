@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from furnace_hpc.config.flatten import flatten
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.identity import identity
 from furnace_hpc.config.metrics import Direction, metric_direction
+from furnace_hpc.config.parsing.format_number import check_not_newer
 from furnace_hpc.config.train_config import RunSpec, TrainConfig, run_ids
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.result import RunResult
@@ -236,6 +238,10 @@ def _unusable(status: RunStatus, reason: str) -> RunStatus:
 def _why_unreadable(error: ValidationError | UnicodeDecodeError) -> str:
     if isinstance(error, UnicodeDecodeError) or error.errors()[0]["type"] == "json_invalid":
         return "result.json is incomplete or damaged. Remove it and submit the run again"
+    try:
+        check_not_newer(Path("result.json"), error)
+    except ConfigError as newer:
+        return str(newer)
     return "result.json was written by another version of the code"
 
 

@@ -23,11 +23,25 @@ from furnace_hpc.runs.records.result import RunResult, read_result
 ARCHIVES = sorted(Path(__file__).parent.glob("format_*.tar.xz"))
 
 
+# What zero1_fp32 was in format 1. The content of a DeepSpeed file is part of a run's identity.
+ZERO1_FP32 = {
+    "zero_optimization": {
+        "stage": 1,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": 200_000_000,
+        "allgather_bucket_size": 200_000_000,
+    },
+    "bf16": {"enabled": False},
+}
+
+
 @pytest.fixture(params=ARCHIVES, ids=lambda path: path.name.removesuffix(".tar.xz"))
 def place(request, tmp_path) -> Path:
     """A working directory with what one format has."""
     with tarfile.open(request.param) as tar:
         tar.extractall(tmp_path, filter="data")
+    (tmp_path / "ds_configs").mkdir()
+    (tmp_path / "ds_configs/zero1_fp32.json").write_text(json.dumps(ZERO1_FP32))
     return tmp_path
 
 
@@ -62,6 +76,11 @@ def test_old_runs_are_done_and_have_a_table(place):
     lines = (place / "results/study/table.md").read_text().splitlines()
     assert [line for line in lines if line.startswith("| base") and "| 2 |" in line]
     assert [line for line in lines if line.startswith("| full") and "| 2 |" in line]
+
+
+def test_old_runs_keep_their_ids(place):
+    """The same grid and DeepSpeed file name the same runs, so nothing is trained again."""
+    assert "4 runs (4 skip) on local" in furnace(place, *SUBMIT)
 
 
 def test_an_old_checkpoint_can_be_exported(place):

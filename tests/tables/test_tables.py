@@ -228,6 +228,9 @@ def test_an_unusable_result_is_a_missing_run(tmp_path):
         "(unknown: result.json was written by another version of the code)"
     )
     assert describe(second).endswith("(unknown: result.json belongs to another-s0-12345678)")
+    write_json(folder.run(runs[0].run_id).result, {"format": 99})
+    newer = "result.json has format 99, and this Furnace reads format 1. Use the newer Furnace"
+    assert newer in describe(collect(grid, runs, folder).missing[0])
 
 
 def test_a_damaged_attempt_or_spec_has_a_note(tmp_path):

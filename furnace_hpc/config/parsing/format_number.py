@@ -1,6 +1,8 @@
 """Format numbers of files on disk. docs/releasing.md says when a number changes."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -18,8 +20,13 @@ def check_not_newer(path: Path, error: ValueError) -> None:
         return
     for problem in error.errors(include_url=False):
         is_format = problem["type"] == "literal_error" and problem["loc"][-1:] == ("format",)
-        if is_format and isinstance(problem["input"], int):
+        if is_format and _is_newer(problem["input"], problem["ctx"]["expected"]):
             raise ConfigError(
                 f"{path} has format {problem['input']}, and this Furnace reads format "
                 f"{problem['ctx']['expected']}. Use the newer Furnace that wrote it"
             ) from None
+
+
+def _is_newer(number: Any, known: str) -> bool:
+    """Whether a number is above all known ones, which pydantic lists as `1` or `1 or 2`."""
+    return isinstance(number, int) and number > max(map(int, re.findall(r"\d+", known)))
