@@ -55,15 +55,16 @@ def main(
         str, typer.Option(help="path or address of the report [results/GRID/report.html]")
     ] = "",
     again: Annotated[
-        bool, typer.Option("--again", help="replace all records of the tracker")
+        bool,
+        typer.Option("--again", help="replace the tracker's records of all runs; not wandb online"),
     ] = False,
     runs_dir: RunsRoot = None,
 ) -> None:
     """Send curves, config, tags, results and costs of a grid's runs to a tracker.
 
     Each call sends the records that are new since the last one. A run has the same name in the
-    tracker as in the grid, even after requeues. The command only reads the files of the runs, and
-    does not slow them down.
+    tracker as in the grid, even after requeues. The command only reads the files of the runs.
+    Training does not wait for it.
     """
     folder = find_submitted(grid, runs_root(runs_dir))
     given = {"to": to, "at": at, "project": project, "offline": offline}

@@ -36,7 +36,7 @@ def mirror(
         folder: the grid.
         target: the tracker.
         report: path or address of the grid's report. Empty if there is none.
-        again: replace all records of the tracker.
+        again: replace the tracker's records of all runs.
 
     Raises:
         ConfigError: the library is missing, another process mirrors to the same target, or the
