@@ -179,7 +179,7 @@ def of_case(case: Case, sides: tuple[Side, Side], limit_s: float) -> list[Found]
     try:
         return ratios(measure_pairs(lambda at: case.measure(sides[at]), limit_s))
     except CaseFailed as error:
-        return [Found(case.name, "", missing=f"fails now and then: {error}")]
+        return [Found(case.name, "", missing=f"fails sometimes: {error}")]
 
 
 def measure_pairs(
@@ -192,7 +192,7 @@ def measure_pairs(
     Args:
         measure: returns the measures of the new tree (0) or the base (1).
         limit_s: seconds for all pairs after the first MIN_PAIRS.
-        clock: what the limit is read from.
+        clock: returns the time in seconds for the limit.
     """
     pairs: list[Pair] = []
     deadline_s = clock() + limit_s
@@ -202,7 +202,7 @@ def measure_pairs(
         pairs.append((measured[0], measured[1]))
         if len(pairs) < MIN_PAIRS:
             continue
-        # The clock of the wall is too noisy to wait for, if there is another.
+        # Wall times are too noisy for this decision, if there are CPU times.
         shown = ratios(pairs)
         wanted = [one for one in shown if one.clock == "cpu"] or shown
         if clock() >= deadline_s or all(_is_narrow(one.ratio) for one in wanted):

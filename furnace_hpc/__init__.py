@@ -66,7 +66,7 @@ def load_grid(
         data_dir: folder of the packed data [$FURNACE_DATA or ./data].
 
     Raises:
-        ConfigError: there is no such grid, or all problems of its file and of the settings.
+        ConfigError: there is no such grid, or its file or a setting has problems. It lists all.
 
     Examples:
         >>> furnace.load_grid("ablation", settings={"steps": 100})
@@ -92,7 +92,7 @@ def results(
     Args:
         grid: name of a submitted grid, or path of its file.
         runs_dir: folder of the runs [$FURNACE_RUNS or ./runs].
-        settings: settings that it was submitted with, as in `load_grid`.
+        settings: the settings that it was submitted with, as in `load_grid`.
         metric: another metric than the grid's, or a list. The first one decides verdicts.
         direction: `max` if higher values are better, `min` if lower [from the metric].
         by: config keys whose values make the rows.

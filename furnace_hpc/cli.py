@@ -20,14 +20,14 @@ from furnace_hpc.console import streams
 from furnace_hpc.runs.folder import explain
 
 COMMANDS = {
-    "demo": "train the ablation of the article on this machine, and print its table",
+    "demo": "train the shipped ablation on this machine, and print its table",
     "new": "write a first grid for a packed data set, or copy a shipped grid",
     "submit": "turn a grid into runs, and start them on Slurm or in a queue on this machine",
     "status": "show each run's state, step, loss, time left and reason, or a run's logs",
-    "logs": "print the logs of runs, also while they are written",
+    "logs": "print or follow the logs of runs",
     "diff": "compare two runs: config, code, data, environment, metrics",
     "open": "show the report of a grid in the browser",
-    "clean": "show the sizes of a grid's files, and free checkpoints that nothing needs",
+    "clean": "show the sizes of a grid's files, and delete checkpoints that nothing needs",
     "cancel": "stop the jobs of a grid; submit resumes its runs later",
     "aggregate": "turn finished runs into tables and figures",
     "track": "mirror the runs to TensorBoard, W&B, MLflow or trackio",
@@ -39,7 +39,7 @@ COMMANDS = {
     "train": "train one run folder, with torchrun or one process",
     "export": "turn a run's checkpoint into a folder that predicts on any machine",
     "predict": "predict with an exported model from text, image, audio, numbers, or some of them",
-    "serve": "show a page that predicts with an exported model, on this machine",
+    "serve": "predict with an exported model on a page in the browser",
     "publish": "make a folder for a hub: model, card, table, report and checksums",
     "schema": "print the JSON Schema of grids, cluster profiles or DeepSpeed files, for editors",
 }

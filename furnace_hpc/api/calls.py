@@ -22,7 +22,7 @@ def quiet(name: str) -> Iterator[list[str]]:
     A submission changes the process: new files are private, and a profile may trust the user's
     groups. Afterwards both are as before, because a notebook writes files of its own.
 
-    What Slurm and the code were in an earlier call is forgotten.
+    Slurm's answers and the hash of the code are not reused from an earlier call.
 
     Args:
         name: the call, for errors.

@@ -30,7 +30,7 @@ FOR_PANDAS = ("pandas", "pyarrow")
 class Results:
     """The results of a grid. A notebook shows them as the table.
 
-    The frames are of polars. `to_pandas` gives one of pandas.
+    The frames are polars DataFrames. `to_pandas` returns a pandas DataFrame.
     """
 
     ablation: Ablation
@@ -67,7 +67,7 @@ class Results:
 
     @cached_property
     def trials(self) -> "pl.DataFrame":
-        """One row per trial of a tuned grid, with the columns of tuning.csv. Else empty."""
+        """One row per trial of a tuned grid, with the columns of tuning.csv. Empty for others."""
         return _frame(tuning_lines(self.ablation))
 
     def to_pandas(self, name: Literal["table", "runs", "curves", "trials"]) -> Any:
@@ -77,8 +77,7 @@ class Results:
             name: `table`, `runs`, `curves` or `trials`.
 
         Raises:
-            ConfigError: pandas or pyarrow, through which polars converts, is not installed. Or
-                there is no such frame.
+            ConfigError: pandas or pyarrow is not installed, or there is no such frame.
         """
         if name not in FRAMES:
             raise ConfigError(f"there is no frame {name!r}; {nearest(name, FRAMES)}")
@@ -179,7 +178,7 @@ def _check_name(grid: str, root: Path) -> None:
     if grid not in names:
         raise ConfigError(
             f"unknown grid {grid!r} in the folder of runs {root}; {nearest(grid, names)}. "
-            f"Another folder is given with runs_dir"
+            f"Give another folder with runs_dir"
         )
 
 

@@ -62,7 +62,7 @@ class GridStatus:
 
     @property
     def summary(self) -> str:
-        """The number of runs in each state, in one line. It says if Slurm does not answer."""
+        """The number of runs in each state, in one line, and whether Slurm does not answer."""
         return summary(self.lines, self.job_cache)
 
     def __repr__(self) -> str:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 class Study:
     """A grid that was read and checked: its rows, runs, plan, jobs and results.
 
-    `furnace_hpc.load_grid` makes it. Methods raise ConfigError (also UnavailableError if Slurm does
-    not answer), and print nothing except the progress that a caller wants.
+    `furnace_hpc.load_grid` returns it. Methods raise ConfigError, or its subclass UnavailableError
+    if Slurm does not answer. They print nothing except progress.
 
     Attributes:
         grid: the content of the grid's file, with the settings.
@@ -154,7 +154,7 @@ class Study:
             canary: as in `plan`.
 
         Returns:
-            What was done with each run. Its `messages` have the ids of jobs.
+            The plan that was carried out. Its `messages` have the ids of jobs.
 
         Raises:
             ConfigError: as `plan`, sbatch refused a job, or another process submits the grid.
@@ -260,7 +260,7 @@ class Study:
             variants: only these rows. A queue on this machine can only be stopped whole.
 
         Returns:
-            What was stopped, in the words of `furnace cancel`.
+            The lines that `furnace cancel` prints.
 
         Raises:
             ConfigError: the grid was never submitted, or there is no such row.

@@ -25,32 +25,33 @@ def main(
     grid: SubmittedGrid,
     keep: Annotated[
         list[Keep] | None,
-        typer.Option(help="checkpoints of finished runs that stay [best]; repeatable"),
+        typer.Option(help="checkpoints of finished runs to keep [best]; repeatable"),
     ] = None,
     also: Annotated[
         list[Also] | None,
         typer.Option(
-            help="free these too: caches, cached features, or runs that --code new has moved "
-            "aside; repeatable"
+            help="also delete caches, cached features, or runs that --code new has moved aside; "
+            "repeatable"
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only show the sizes")] = False,
     runs_dir: RunsRoot = None,
 ) -> None:
-    """Show the sizes of a grid's files, ask, and free checkpoints that nothing needs.
+    """Show the sizes of a grid's files, ask, and delete checkpoints that nothing needs.
 
-    Of a finished run the checkpoint that export reads stays. Checkpoints of unfinished runs stay,
-    and those that other grids use. Tables, reports and logs never change. Links are not followed.
+    Of a finished run, the checkpoint that export reads is kept. Checkpoints of unfinished runs are
+    kept, and those that other grids use. Tables, reports and logs never change. Links are not
+    followed.
     """
     wanted = keep or [Keep.BEST]
     if Keep.NONE in wanted and len(set(wanted)) > 1:
-        raise ConfigError("--keep none excludes the others. Give none, or best and last")
+        raise ConfigError("--keep none is given with other values. Give none alone, or remove it")
     folder = find_submitted(grid, runs_root(runs_dir))
     plan = make_clean_plan(folder, observe(folder), wanted, also or [])
     _print(folder, plan)
     if not plan.doomed:
-        print("nothing to free")
+        print("nothing to delete")
         return
     if dry_run or not (yes or _is_confirmed()):
         return
@@ -60,23 +61,23 @@ def main(
         agreed = [one for one in again.doomed if one.path in shown]
         problems = _free(folder, agreed)
     for problem in problems:
-        print(f"not freed: {problem}", file=sys.stderr)
+        print(f"not deleted: {problem}", file=sys.stderr)
     raise typer.Exit(int(bool(problems)))
 
 
 def _is_confirmed() -> bool:
-    """Ask the user. Without a terminal nothing is freed."""
+    """Ask the user. Without a terminal nothing is deleted."""
     if not sys.stdin.isatty():
-        print("nothing is freed: add --yes")
+        print("nothing was deleted. Add --yes to delete")
         return False
-    if typer.confirm("Free them?", default=False):
+    if typer.confirm("Delete them?", default=False):
         return True
-    print("nothing is freed")
+    print("nothing was deleted")
     return False
 
 
 def _free(folder: GridFolder, doomed: list[Doomed]) -> list[str]:
-    """Free them, print how much, and return the problems."""
+    """Delete them, print the freed space, and return the problems."""
     problems, num_bytes = list[str](), 0
     try:
         for one, problem in free(folder, doomed):
@@ -90,7 +91,7 @@ def _free(folder: GridFolder, doomed: list[Doomed]) -> list[str]:
 
 
 def _print(folder: GridFolder, plan: CleanPlan) -> None:
-    """Print sizes by kind, the checkpoints that stay, and what is freed."""
+    """Print sizes by kind, the checkpoints to keep, and what to delete."""
     freed, num_freed = Counter[Kind](), Counter[Kind]()
     for one in plan.doomed:
         freed[one.kind] += one.num_bytes
@@ -110,17 +111,17 @@ def _print(folder: GridFolder, plan: CleanPlan) -> None:
 
 
 def _kept_lines(plan: CleanPlan) -> list[str]:
-    """Group the runs whose checkpoints stay by the reason."""
+    """Group the runs whose checkpoints are kept by the reason."""
     groups: dict[str, list[str]] = {}
     num_bytes = Counter[str]()
     for kept in plan.kept:
         groups.setdefault(kept.why, []).append(kept.run_id)
         num_bytes[kept.why] += kept.num_bytes
     lines = [
-        f"stays: checkpoints of {_names(runs)}, {show(num_bytes[why])}: {why}"
+        f"keep:   checkpoints of {_names(runs)}, {show(num_bytes[why])}: {why}"
         for why, runs in groups.items()
     ]
-    return lines + [f"stays: {note}" for note in plan.notes]
+    return lines + [f"keep:   {note}" for note in plan.notes]
 
 
 def _names(runs: list[str]) -> str:
@@ -128,7 +129,7 @@ def _names(runs: list[str]) -> str:
 
 
 def _freed_lines(folder: GridFolder, plan: CleanPlan) -> list[str]:
-    """Group what is freed by its folder."""
+    """Group files to delete by their folder."""
     groups: dict[str, list[Doomed]] = {}
     for one in plan.doomed:
         groups.setdefault(str(one.path.parent.relative_to(folder.path)), []).append(one)
@@ -137,5 +138,5 @@ def _freed_lines(folder: GridFolder, plan: CleanPlan) -> list[str]:
         names = ", ".join(one.path.name for one in found)
         size = show(sum(one.num_bytes for one in found))
         before = "" if place == "." else f"{place}/: "
-        lines.append(f"free:  {before}{names} ({size})")
+        lines.append(f"delete: {before}{names} ({size})")
     return lines

@@ -1,4 +1,4 @@
-"""Train the ablation of the article on the default data set: `furnace demo`."""
+"""Train the shipped ablation on the default data set: `furnace demo`."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ GRID = "ablation"
 QUICK = ("--seed", "0", "--set", "steps=20")
 
 Quick = Annotated[
-    bool, typer.Option("--quick", help="one seed and 20 steps: a minute; the numbers mean nothing")
+    bool, typer.Option("--quick", help="one seed and 20 steps, in a minute; results mean nothing")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="only show the plan")]
 
@@ -32,7 +32,7 @@ def main(quick: Quick = False, cluster: Cluster = "local", dry_run: DryRun = Fal
 
 
 def submit_words(quick: bool, cluster: str, dry_run: bool) -> list[str]:
-    """Return the words after `furnace submit`. On Slurm the command waits for the table."""
+    """Return the arguments of `furnace submit`. On Slurm the command waits for the table."""
     words = ["--grid", GRID, "--cluster", cluster]
     if quick:
         words += QUICK

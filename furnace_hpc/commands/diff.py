@@ -25,8 +25,8 @@ def main(
 ) -> None:
     """Compare two runs: config, code, data, environment and metrics.
 
-    A beginning of a run's name is enough. Names, times and costs are not compared. The exit code is
-    0 if nothing differs, and 1 if something does.
+    The beginning of a run's name is enough. Names, times and costs are not compared. The exit code
+    is 0 if nothing differs, and 1 if something differs.
     """
     root = runs_root(runs_dir)
     ours, theirs = (read_facts(named_run(name, root)) for name in (left, right))

@@ -18,14 +18,15 @@ from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.state import RunState
 from furnace_hpc.runs.submitted import find_run, find_submitted, named_run, submitted_run_ids
 
-FINE = (RunState.DONE, RunState.RUNNING, RunState.QUEUED)  # the last two with --attempt alone
+# Exit code 0. Only with --attempt, --follow can end while the run is running or queued.
+FINE = (RunState.DONE, RunState.RUNNING, RunState.QUEUED)
 LINES, LINES_OF_EACH = 40, 10  # of one run, and of each of several
 
 
 def main(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", help="folder of a run, or GRID/RUN; with --grid: RUN"),
+        typer.Argument(metavar="RUN", help="folder of a run, or GRID/RUN; RUN with --grid"),
     ] = None,
     grid: OptionalSubmittedGrid = None,
     variant: Variants = None,
@@ -47,8 +48,8 @@ def main(
 ) -> None:
     """Print the logs of one run, or of several runs of a grid.
 
-    A beginning of a run's name is enough. With --follow, the log of each new attempt is printed
-    too, and the exit code is 1 if a run has ended without its result.
+    The beginning of a run's name is enough. With --follow, the log of each new attempt is printed
+    too, and the exit code is 1 if a run has ended without a result.
     """
     folder, runs = _choose(run, grid, variant or [], seed or [], runs_root(runs_dir))
     wanted = Wanted(attempt or 0, rank)
@@ -111,7 +112,7 @@ def _matching(folder: GridFolder, variants: list[str], seeds: list[int]) -> list
 
 
 def _has_queue(folder: GridFolder) -> bool:
-    """Whether a queue on this machine, or one that cannot be seen from here, runs the grid."""
+    """Whether a local queue runs the grid. True if its machine is another one."""
     holder = read_holder(folder)
     if not holder or holder.get("what") != "queue":
         return False

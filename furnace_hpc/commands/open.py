@@ -25,8 +25,8 @@ def main(
 ) -> None:
     """Open the report of a grid in the browser.
 
-    If the report is missing, it is made as `furnace aggregate` makes it. If it is older than the
-    runs, that is printed. Over ssh and without a display, the command prints how to copy it.
+    If the report is missing, it is made as `furnace aggregate` makes it. A note is printed if it is
+    older than the runs. Over ssh or without a display, the command prints how to copy it.
     """
     root = runs_root(runs_dir)
     find_submitted(grid, root)  # its error names similar grids

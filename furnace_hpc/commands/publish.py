@@ -48,7 +48,7 @@ DataRoot = Annotated[
 ]
 Push = Annotated[
     str | None,
-    typer.Option(metavar="OWNER/NAME", help="then upload it to this repository of the hub"),
+    typer.Option(metavar="OWNER/NAME", help="upload the folder to this repository of the hub"),
 ]
 Public = Annotated[
     bool, typer.Option("--public", help="with --push: a new repository is public, not private")
@@ -71,15 +71,15 @@ def main(
 ) -> None:
     """Make a folder with a model, its card, the table, the report and checksums.
 
-    The run is chosen by validation: of the row, the one with the best score. Paths, user, nodes and
-    secrets are removed. --push uploads with the token of `hf auth login` or HF_TOKEN.
+    The run of the row with the best validation score is published. Private paths, secrets, and the
+    names of user and nodes are removed. --push uses the token of `hf auth login` or HF_TOKEN.
     """
     from furnace_hpc.publishing.hub import check_push
     from furnace_hpc.publishing.hub import push as upload
 
     token = check_push(push) if push else ""
     if public and not push:
-        raise ConfigError("--public is given without --push. Give both, or leave it out")
+        raise ConfigError("--public is given without --push. Add --push, or remove --public")
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from furnace_hpc.api.grid_table import make_table
     from furnace_hpc.config.grids.grid import results_name, with_settings

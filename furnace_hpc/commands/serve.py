@@ -1,4 +1,4 @@
-"""Answer predictions over HTTP, for a quick look: `furnace serve --model DIR`."""
+"""Serve the predictions of a model over HTTP: `furnace serve --model DIR`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,10 +34,11 @@ def main(
     device: Device = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Show a page where you give text, picture and sound, and see the answer of a model.
+    """Serve a page that predicts from text, pictures, sounds and numbers with an exported model.
 
-    POST /predict answers JSON, as `furnace predict --json`. GET /health shows that the server runs.
-    One sample is predicted at a time. Only this machine reaches the server. Ctrl-C stops it.
+    POST /predict returns the JSON of `furnace predict --json`. GET /health returns the state of the
+    server. One sample is predicted at a time. Other machines cannot reach the server without
+    --allow-network. Ctrl-C stops it.
     """
     from furnace_hpc.serving.server import serve
 

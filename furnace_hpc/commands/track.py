@@ -55,20 +55,22 @@ def main(
         str, typer.Option(help="path or address of the report [results/GRID/report.html]")
     ] = "",
     again: Annotated[
-        bool, typer.Option("--again", help="send all records again, in place of those sent before")
+        bool,
+        typer.Option("--again", help="replace the tracker's records of all runs; not wandb online"),
     ] = False,
     runs_dir: RunsRoot = None,
 ) -> None:
     """Send curves, config, tags, results and costs of a grid's runs to a tracker.
 
-    Each call sends what is new since the last one. A run has the same name in the tracker as in the
-    grid, also after requeues. The command reads the files of the runs, and no run waits for it.
+    Each call sends the records that are new since the last one. A run has the same name in the
+    tracker as in the grid, even after requeues. The command only reads the files of the runs.
+    Training does not wait for it.
     """
     folder = find_submitted(grid, runs_root(runs_dir))
     given = {"to": to, "at": at, "project": project, "offline": offline}
     target = validate(TrackerTarget, given, "track")
     report = report or report_of(folder)
-    # as Ctrl-C, so that the position is stored
+    # Handle SIGTERM like Ctrl-C, so that the position is stored.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if follow:
@@ -76,20 +78,20 @@ def main(
         else:
             print(describe(target, mirror(folder, target, report, again)))
     except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
+        print("stopped. Run the same command to continue", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
 def _follow(
     folder: GridFolder, target: TrackerTarget, report: str, again: bool, every_s: float
 ) -> None:
-    """Send what is new until no run can change. A tracker that does not answer is tried again."""
+    """Send new records until no run can change. Retry if the tracker does not answer."""
     from furnace_hpc.monitor.grid_status import continues, overview
 
     is_answering = True
     while True:
         started_s = time.monotonic()
-        lines, job_cache = overview(folder)  # before the pass, which so has the last records
+        lines, job_cache = overview(folder)  # before the pass, which then sends the last records
         can_change = any(map(_can_change, lines)) or continues(folder, job_cache)
         try:
             done = mirror(folder, target, report, again)
@@ -101,7 +103,7 @@ def _follow(
             if not can_change:
                 raise
             if is_answering:
-                print(f"warning: {error}. Trying again", file=sys.stderr, flush=True)
+                print(f"warning: {error}. Retrying", file=sys.stderr, flush=True)
             is_answering = False
         if not can_change:
             return

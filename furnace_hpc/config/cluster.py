@@ -46,7 +46,7 @@ Line = Annotated[str, Field(max_length=1000), AfterValidator(_no_control_charact
 
 
 class TrackerTarget(Config):
-    """A tracker to which the runs are mirrored. It is no part of a run's identity."""
+    """A tracker to which the runs are mirrored. It is not part of a run's identity."""
 
     to: Literal["tensorboard", "wandb", "mlflow", "trackio"] = Field(description="the tracker")
     at: Line | None = Field(
@@ -61,7 +61,7 @@ class TrackerTarget(Config):
         "grid's name]",
     )
     offline: bool = Field(
-        default=False, description="wandb: write folders for `wandb sync`, and need no network"
+        default=False, description="wandb: write folders for `wandb sync`, without network"
     )
 
     @model_validator(mode="after")
@@ -209,8 +209,8 @@ class ClusterProfile(Config):
     )
     notify: AbsolutePath | None = Field(
         default=None,
-        description="file of mode 0600 with the URL of a webhook. It gets one JSON text when all "
-        "runs of a submission have ended",
+        description="file of mode 0600 that contains the URL of a webhook. One JSON object is "
+        "posted there when all runs of a submission have ended",
     )
     runs_per_node: RunsPerNode | None = Field(
         default=None,

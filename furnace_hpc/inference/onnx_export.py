@@ -94,7 +94,9 @@ def make_onnx(model: Deployed, exported: Exported, path: Path) -> Program:
     except OSError:
         raise
     except Exception as error:  # neither exporter nor runtime has an exception class of its own
-        raise ConfigError(f"ONNX cannot hold this network ({_first_line(error)}). {FIX}") from error
+        raise ConfigError(
+            f"ONNX cannot express the network ({_first_line(error)}). {FIX}"
+        ) from error
     if not difference <= TOLERANCE:
         raise ConfigError(
             f"the ONNX program differs from the network by {difference:.1e} of the largest logit, "

@@ -69,7 +69,7 @@ def plain(lines: Sequence[StatusLine], job_cache: JobCache) -> list[str]:
 
 
 def plain_cells(lines: Sequence[StatusLine]) -> dict[StatusColumn, list[str]]:
-    """Map each column for a file to its texts. Columns that nothing is known of are left out."""
+    """Map each column for a file to its texts. Columns without values are left out."""
     cells = {column: [str(column.cell(line)) for line in lines] for column in PLAIN}
     return {column: texts for column, texts in cells.items() if any(texts) or not column.if_known}
 

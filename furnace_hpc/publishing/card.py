@@ -165,8 +165,8 @@ def _how_to_load(exported: "Exported") -> str:
     if exported.onnx:
         lines += [
             "",
-            "`model.onnx` takes prepared values and `present`, which says which modalities a "
-            "sample has. It differs from the network by at most "
+            "`model.onnx` takes prepared values, and `present`: whether each sample has each "
+            "modality. Its outputs differ from those of the network by at most "
             f"{exported.onnx.difference:.1g} of the largest logit.",
         ]
     return "\n".join(lines)
@@ -186,7 +186,7 @@ def _published(chosen: Chosen, exported: "Exported") -> str:
         if name in exported.scores
     ]
     text = (
-        f"{chosen.rule} The test split decided nothing. Run `{origin.run_id}`, seed {origin.seed}, "
+        f"{chosen.rule} Test scores had no influence. Run `{origin.run_id}`, seed {origin.seed}, "
         f"step {origin.step:,} of {origin.steps:,}. SHA-256 of its parameters: "
         f"`{origin.parameters_sha256}`. Outputs: {origin.compared}."
     )
@@ -208,11 +208,10 @@ def _data(exported: "Exported") -> Iterator[str]:
 def _training(chosen: Chosen, exported: "Exported") -> str:
     config, origin = exported.config, exported.provenance
     result = chosen.run.own_result
+    processes = "1 process" if origin.world_size == 1 else f"{origin.world_size} processes"
     facts = [
         f"{config.steps:,} steps with batches of {config.global_batch_size:,} samples",
-        f"{config.deepspeed.precision}, ZeRO stage {origin.zero_stage}, 1 process"
-        if origin.world_size == 1
-        else f"{origin.world_size} processes",
+        f"{config.deepspeed.precision}, ZeRO stage {origin.zero_stage}, {processes}",
     ]
     if result:
         facts.append(f"{result.num_parameters:,} parameters")
@@ -229,22 +228,23 @@ def _training(chosen: Chosen, exported: "Exported") -> str:
 
 def _limits(ablation: Ablation, chosen: Chosen, exported: "Exported") -> Iterator[str]:
     yield (
-        "The table compares rows over all their seeds. The model is one run: its own scores are "
-        "one value, and an interval of the table is not its accuracy."
+        "The table has means over all seeds of a row, and intervals of these means. The model is "
+        "one run: the intervals are not those of its own scores."
     )
     yield (
-        f"Scores are of the splits of `{exported.config.data.name}`. Other data has other scores."
+        f"Scores were measured on the splits of `{exported.config.data.name}`. Expect other scores "
+        "on other data."
     )
     if any(task.kind != "regression" for task in exported.config.tasks):
         yield (
-            "Answers are always among the classes of the training data. Probabilities are not "
+            "The model answers only with classes of the training data. Probabilities are not "
             "calibrated."
         )
     if len(exported.modalities) > 1:
-        yield "A sample may lack modalities. Then other scores are valid: see results/."
+        yield "Scores are different for samples that lack modalities: see results/."
     if ablation.missing:
         yield f"{len(ablation.missing)} of {len(ablation.runs)} runs of the table are missing."
     if exported.config.deepspeed.precision == "bf16":
-        yield "The network computes in bf16. Other hardware rounds in other ways."
+        yield "The network computes in bf16. Other hardware rounds differently."
     if _has_code(exported):
-        yield "The network has code of its own in own_code/. Read it before you trust it."
+        yield "The network needs the code in own_code/. Read it before you trust it."

@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from furnace_hpc.config.errors import ConfigError, nearest
+from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.tables.table import Ablation, Row, Run
 
@@ -24,8 +25,8 @@ class Chosen(NamedTuple):
 def choose(ablation: Ablation, variant: str | None) -> Chosen:
     """Return the run of a row with the best score on the validation split.
 
-    Without `variant` it is the row with the best mean score on validation. The test split decides
-    nothing. Of equal scores the first seed counts.
+    Without `variant` it is the row with the best mean score on validation. Test scores have no
+    influence. If scores are equal, the first seed is chosen.
 
     Raises:
         ConfigError: there is no such row, it has no finished run, or rows cannot be compared.
@@ -35,8 +36,8 @@ def choose(ablation: Ablation, variant: str | None) -> Chosen:
         variant, why = _best_row(ablation, scored)
     else:
         if variant not in scored:
-            raise ConfigError(f"--variant {variant!r} is no row; {nearest(variant, scored)}")
-        why = f"The row was named: {variant}."
+            raise ConfigError(f"unknown row --variant {variant!r}; {nearest(variant, scored)}")
+        why = f"Row {variant} was chosen by name."
     scores = scored[variant]
     if not scores:
         raise ConfigError(
@@ -49,7 +50,7 @@ def choose(ablation: Ablation, variant: str | None) -> Chosen:
     sign = -1 if config.selection_direction == "min" else 1
     best = max(runs, key=lambda run: sign * scores[run.run_id])
     metric = config.selection_metric
-    rule = f"{why} Of its {len(runs)} finished runs, this one has the best {metric}."
+    rule = f"{why} Of its {counted(len(runs), 'finished run')}, this one has the best {metric}."
     return Chosen(row, best, metric, scores[best.run_id], rule)
 
 
@@ -82,8 +83,8 @@ def _best_row(ablation: Ablation, scored: dict[str, dict[str, float]]) -> tuple[
     if len(metrics) > 1:
         names = ", ".join(sorted({metric for metric, _ in metrics}))
         raise ConfigError(
-            f"rows are selected by different metrics ({names}), so none is the best. Choose one "
-            "with --variant"
+            f"rows are selected by different metrics ({names}) and cannot be compared. Choose a "
+            "row with --variant"
         )
     [(metric, direction)] = metrics
     sign = -1 if direction == "min" else 1

@@ -79,7 +79,7 @@ def check_out(out: Path, force: bool) -> None:
         return
     if foreign := found - {*listed(out), SUMS}:
         raise ConfigError(
-            f"--out {out} contains {min(foreign)!r}, which `furnace publish` has not written. "
+            f"--out {out} contains {min(foreign)!r}, which `furnace publish` did not write. "
             "Choose an empty or new folder"
         )
     if not force:
@@ -146,8 +146,8 @@ def _check_same_answers(folder: Path, exported: "Exported") -> None:
     for name, content in before.items():
         if content != after[name]:
             raise ConfigError(
-                f"{name} of config.json has a private name (user, host or folder), and would "
-                "change without it. Rename the class, row or run that has it"
+                f"{name} of config.json contains a private name (user, host or folder), which "
+                "cannot be removed. Rename the class, row or run"
             )
     Predictor.load(folder, "cpu", trust_code=True)
 

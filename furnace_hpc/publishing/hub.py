@@ -14,7 +14,7 @@ def check_push(repo: str) -> str:
     """Return the user's token, before anything is computed.
 
     Raises:
-        ConfigError: the name is not one of a repository, or there is no token.
+        ConfigError: the name is not OWNER/NAME, or there is no token.
     """
     from huggingface_hub import get_token
 
@@ -55,7 +55,7 @@ def push(folder: Path, repo: str, token: str, is_public: bool) -> str:
             f"the hub {api.endpoint} cannot be reached ({_one_line(error)}). {later}"
         ) from None
     except ValueError as error:  # the hub's answer on the card or on an upload
-        raise ConfigError(f"the hub does not take the folder ({_one_line(error)})") from None
+        raise ConfigError(f"the hub refuses the folder ({_one_line(error)})") from None
     return str(url)
 
 

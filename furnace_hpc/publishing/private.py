@@ -21,7 +21,7 @@ TEXTS = frozenset({".md", ".csv", ".tex", ".html", ".json", ".yaml", ".py", ".tx
 
 @dataclass(frozen=True)
 class Private:
-    """Paths and names that only this user needs."""
+    """Paths and names of this user, machine and site."""
 
     paths: tuple[str, ...]
     """The longest first."""

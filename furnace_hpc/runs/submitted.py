@@ -131,7 +131,7 @@ def find_run(folder: GridFolder, name: str) -> RunFolder:
 
 
 def named_run(name: str, root: Path) -> RunFolder:
-    """Find a run by the path of its folder, or by GRID/RUN. A beginning of RUN is enough.
+    """Find a run by the path of its folder, or by GRID/RUN. The beginning of RUN is enough.
 
     Args:
         name: what the user gave.
@@ -150,7 +150,7 @@ def named_run(name: str, root: Path) -> RunFolder:
     wanted = f"Give the folder of a run, or GRID/RUN of a grid below {root}"
     if GridFolder(path).all_submissions() or GridFolder(root / path).all_submissions():
         raise ConfigError(f"{name!r} is a grid, wanted one of its runs. {wanted}")
-    raise ConfigError(f"{name!r} is no run. {wanted}")
+    raise ConfigError(f"{name!r} is not a run. {wanted}")
 
 
 def how_to_submit(name_or_path: str, root: Path) -> str:

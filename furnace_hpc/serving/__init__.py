@@ -1,5 +1,5 @@
 """`furnace serve`: a page and a JSON endpoint that predict with an exported model.
 
-It is for a quick look on one machine. It imports Starlette and uvicorn, which are an extra. The
+It is meant for one user on one machine. It imports Starlette and uvicorn, which are an extra. The
 model computes in `inference`.
 """

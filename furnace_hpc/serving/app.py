@@ -81,7 +81,7 @@ class App:
             return answer
         except Exception as error:  # one sample must not end the server
             reason = " ".join(str(error).split())[:200]
-            return problem(500, f"no answer ({type(error).__name__}: {reason})")
+            return problem(500, f"the prediction failed ({type(error).__name__}: {reason})")
 
 
 def sample_of(form: FormData, is_pair: bool) -> Sample:
@@ -98,8 +98,8 @@ def sample_of(form: FormData, is_pair: bool) -> Sample:
         if name in values or name in uploads:
             raise ConfigError(f"{name} is given twice. Give it once")
         if isinstance(value, UploadFile) != (name in FILES):
-            kind = "a file" if name in FILES else "text, not a file"
-            raise ConfigError(f"{name} is wanted as {kind}")
+            got, wanted = ("text", "a file") if name in FILES else ("a file", "text")
+            raise ConfigError(f"{name} is {got}, wanted {wanted}")
         if isinstance(value, UploadFile):
             if value.filename or value.size:
                 uploads[name] = Upload(value.filename or name, value.file)
@@ -119,7 +119,7 @@ def numbers_of(text: str) -> dict[str, Any]:
     """Return name -> number of a JSON object.
 
     Raises:
-        ConfigError: the text is no JSON object.
+        ConfigError: the text is not a JSON object.
     """
     try:
         found = json.loads(text)

@@ -62,7 +62,7 @@ class Guard:
         for origin in _values(scope["headers"], b"origin"):
             if scope["method"] != "GET" and not is_same_origin(origin, hosts[0]):
                 named = printable(origin[:80])
-                return 403, f"a page of {named!r} sent this. Use the page of this server"
+                return 403, f"the request is from a page of {named!r}. Use this server's page"
         return None
 
 

@@ -43,7 +43,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
     """Open a socket at an address.
 
     Raises:
-        ConfigError: the port is in use, or the address is none of this machine.
+        ConfigError: the port is in use, or this machine does not have the address.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

@@ -11,7 +11,7 @@ from furnace_hpc.tables.output.escape import html
 if TYPE_CHECKING:
     from furnace_hpc.inference import Exported
 
-FILE_WORDS = {
+FILE_FIELDS = {  # modality -> title, noun, accepted files
     "image": ("Picture", "picture", "image/*,.npy"),
     "audio": ("Sound", "sound", "audio/*,.npy"),
 }
@@ -48,7 +48,7 @@ def _fields(exported: "Exported") -> Iterator[str]:
         elif name == "numbers":
             yield _numbers(number_names(exported.data))
         else:
-            yield _file(name, *FILE_WORDS[name])
+            yield _file(name, *FILE_FIELDS[name])
 
 
 def _texts(is_pair: bool) -> Iterator[str]:

@@ -11,7 +11,7 @@ PACKAGES = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": 
 MAX_CONNECTIONS = 64
 STOP_S = 10  # for answers in progress, after Ctrl-C
 MIB = 2**20
-_NOTE = "only this machine reaches it, with all its users. Ctrl-C stops it"
+_NOTE = "all users of this machine can reach it, other machines cannot. Ctrl-C stops it"
 
 
 def serve(

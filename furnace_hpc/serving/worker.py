@@ -28,13 +28,13 @@ class Upload:
     """A file of a request."""
 
     name: str
-    """As the sender names it. It is only shown."""
+    """The sender's name of the file. It is shown, and its ending is used."""
     content: BinaryIO
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a request gives."""
+    """The input of a request."""
 
     values: Mapping[str, Any]
     """text and numbers."""
@@ -77,7 +77,7 @@ class Worker:
                 return
 
     def close(self) -> None:
-        """Wait for the sample in progress. All others are dropped."""
+        """Wait for the sample in progress, and drop all others."""
         self._thread.shutdown(cancel_futures=True)
 
     def _answer(self, sample: Sample) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Store what was sent to a tracker, in `runs/<grid>/trackers/`, and lock it.
+"""Store the position of each run in a tracker, in `runs/<grid>/trackers/`, and lock it.
 
 The file of a tracker has one entry per run. It is written after the tracker has accepted the data.
 """
@@ -25,7 +25,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a file system wi
 
 
 class Sent(NamedTuple):
-    """What of one run was sent."""
+    """The part of a run that was sent."""
 
     files: str  # names, times and sizes of the run's files at that time
     info: str  # digest of config, tags and summary
@@ -34,7 +34,7 @@ class Sent(NamedTuple):
 
 
 class Cursor:
-    """What was sent of each run of a grid. A missing or damaged file means nothing."""
+    """The sent part of each run of a grid. It is empty if the file is missing or damaged."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._written_s, self._is_changed = path, 0.0, False
@@ -49,7 +49,7 @@ class Cursor:
             self.runs = {}
 
     def set(self, run: str, sent: Sent) -> None:
-        """Note what was sent. It is written soon."""
+        """Record what was sent. The file is written every two seconds at most."""
         self.runs[run], self._is_changed = sent, True
         if time.monotonic() > self._written_s + EVERY_S:
             self.write()

@@ -1,4 +1,4 @@
-"""Mirror the runs of a grid to one tracker: read what is new, send it, store the position."""
+"""Mirror the runs of a grid to one tracker: read new records, send them, store the position."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from furnace_hpc.trackers.tracker import Delivery, Lost, Start, Tracker, Update
 
 @dataclass(frozen=True)
 class Mirrored:
-    """What one pass over a grid has done."""
+    """The result of one pass over a grid."""
 
     num_runs: int = 0  # in the grid's folder
     num_changed: int = 0  # for which something was sent
@@ -30,13 +30,13 @@ class Mirrored:
 def mirror(
     folder: GridFolder, target: TrackerTarget, report: str = "", again: bool = False
 ) -> Mirrored:
-    """Send what is new of each run of a grid. Call it again to send what comes later.
+    """Send the new records of each run of a grid. The next call sends later records.
 
     Args:
         folder: the grid.
         target: the tracker.
         report: path or address of the grid's report. Empty if there is none.
-        again: replace what the tracker has of each run.
+        again: replace the tracker's records of all runs.
 
     Raises:
         ConfigError: the library is missing, another process mirrors to the same target, or the
@@ -62,7 +62,7 @@ class _Pass:
         self._done = Mirrored()
 
     def run(self, again: bool) -> Mirrored:
-        """Send what is new of all runs. The cursor is written even after an error."""
+        """Send the new records of all runs. The cursor is written even after an error."""
         listed, _ = list_runs(self._folder.path)
         self._done = Mirrored(num_runs=len(listed))
         try:

@@ -1,8 +1,8 @@
 """Send runs to an MLflow server over its REST API. It needs no package.
 
-MLflow chooses the ids of its runs, so ours is the tag `furnace.run_id`, by which a run is found
-again. The server keeps a point once if its metric, step, time and value are equal. Times come from
-the records, so a point that is sent twice is shown once.
+MLflow chooses the ids of its runs. The tag `furnace.run_id` has Furnace's id, and finds the run
+again. The server stores points with equal metric, step, time and value once. Times come from the
+records, so a point that is sent twice is shown once.
 """
 
 import base64
@@ -122,7 +122,7 @@ class MLflow:
     def _find_or_create(self, info: RunInfo) -> tuple[str, str]:
         """MLflow's id of a run, and its status if that is known.
 
-        A run that started at another time is one that newer code has replaced.
+        A run with another start time was replaced by newer code. It is deleted.
         """
         known = self._find(info.run_id)
         same = [(run, start) for run, start in known if start == _ms(info.start_s)][:1]
@@ -220,7 +220,7 @@ class _Missing(_Refused):
 
 
 class _Server:
-    """One connection to the server. A request is tried again after a passing error."""
+    """One connection to the server. Requests are retried after transient errors."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -259,7 +259,7 @@ class _Server:
             problem = f"status {status}: {content[:200].decode('utf-8', 'replace')}"
         raise UnavailableError(
             f"MLflow at {self.address} does not answer ({problem}). Start the server or check "
-            f"--at, and call the command again: it continues"
+            f"--at, and repeat the command: it continues"
         )
 
     def _once(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:

@@ -1,9 +1,9 @@
-"""Read what is new in a run's metrics since a stored position.
+"""Read the new records in a run's metrics since a stored position.
 
-If several attempts have a step and kind, the highest attempt counts, as in the tables. A resumed
-run repeats the steps after its checkpoint, mostly with equal numbers. Then the first record stays,
-with its time: so a record is the same before and after a requeue. If a number differs, the run's
-records are replaced.
+If several attempts have a record of a step and kind, that of the highest attempt counts, as in the
+tables. A resumed run repeats the steps after its checkpoint, mostly with equal numbers. Then the
+first record is kept, with its time. So a requeue does not change a record. If a number differs, all
+records of the run are replaced.
 """
 
 import zlib
@@ -24,7 +24,7 @@ Key = tuple[int, str]  # step, kind
 
 @dataclass(frozen=True)
 class Position:
-    """What of a run was sent."""
+    """The part of a run that was sent."""
 
     # attempt -> bytes of its metrics that were read, and checksum of the first line
     files: Mapping[int, tuple[int, int]] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Position:
 
 
 class NewRecords(NamedTuple):
-    """Records to send, what they follow, and the position after them."""
+    """Records to send, how they are sent, and the position after them."""
 
     start: Start
     records: list[Record]
@@ -91,8 +91,8 @@ def read_new(run: ListedRun, position: Position | None, below: int | None = None
     sent, _ = _merged(old, position.below)
     if not all(key in now and _is_equal(record, now[key]) for key, record in sent.items()):
         return NewRecords(Start.REPLACE, records, after)
-    # A pass that was killed before it stored its position may have sent the older numbers, but no
-    # unsettled ones to a tracker that gets none.
+    # A pass that was killed before it stored its position may have sent the older numbers. A
+    # tracker that gets only settled steps does not have them.
     may_be_sent = position.below is None and bool(changed - sent.keys())
     start = Start.REPLACE if may_be_sent else Start.APPEND
     if start is Start.APPEND:

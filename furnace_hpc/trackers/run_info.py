@@ -101,7 +101,7 @@ def _summary(result: RunResult, hours: float, gpus: bool) -> dict[str, tuple[int
 
 
 def _state(attempts: list[Attempt], result: RunResult | None) -> str:
-    """The state that the files name. Slurm is not asked."""
+    """The state according to the run's files. Slurm is not queried."""
     if result:
         return RunState.DONE.value
     if not attempts:
@@ -113,7 +113,7 @@ def _state(attempts: list[Attempt], result: RunResult | None) -> str:
 
 
 def _result(record: Record) -> RunResult | None:
-    """None if there is none, or a damaged one."""
+    """The result. None if it is missing or damaged."""
     try:
         return RunResult.model_validate_json(record.result or b"")
     except ValidationError:
@@ -130,7 +130,7 @@ def _spec(run: ListedRun) -> dict[str, Any]:
 
 
 def _variant_and_seed(run_id: str, spec: dict[str, Any]) -> tuple[str, int | None]:
-    """From the run's id, because a link leads to a run of another row."""
+    """Read both from the run's id, because a link leads to a run of another row."""
     parts = run_id.rsplit("-", 2)
     if len(parts) == 3 and parts[1][:1] == "s" and parts[1][1:].isdigit():
         return parts[0], int(parts[1][1:])

@@ -1,8 +1,8 @@
 """Write runs as event files of TensorBoard: a folder per run, with one file.
 
-The cursor keeps the length of the file. What a killed process wrote after that is cut off and
-written again. So the file never has a point twice, and a TensorBoard that reads it sees the same
-bytes at the same place.
+The cursor stores the length of the file. Events that a killed process wrote after this length are
+cut off and written again. So no point is in the file twice, and bytes that a running TensorBoard
+has read do not change.
 """
 
 import io

@@ -10,11 +10,11 @@ from furnace_hpc.config.errors import ConfigError
 
 
 class Delivery(StrEnum):
-    """How a tracker takes the records of a run."""
+    """Which records of a run a tracker needs."""
 
     APPEND = "append"  # new records; it can also replace all records of a run
     WHOLE = "whole"  # all records, whenever there is a new one
-    # new records below the newest checkpoint, because it can take no record back
+    # new records below the newest checkpoint, because it cannot delete a record
     SETTLED = "settled"
 
 
@@ -23,7 +23,7 @@ class Start(StrEnum):
 
     APPEND = "append"  # the records that were sent before
     FIRST = "first"  # nothing, as far as the cursor knows
-    REPLACE = "replace"  # nothing: what the tracker has of the run is not valid
+    REPLACE = "replace"  # nothing: the tracker's records of the run are not valid any more
 
 
 class Record(NamedTuple):
@@ -61,7 +61,7 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Update:
-    """What is new of one run."""
+    """New records of one run, and its other facts."""
 
     start: Start
     info: RunInfo
@@ -70,7 +70,7 @@ class Update:
 
 
 class Lost(Exception):
-    """The tracker has no longer what the cursor says. All records must be sent again."""
+    """The tracker has lost records that the cursor names. All records must be sent again."""
 
 
 class Tracker(Protocol):
@@ -78,7 +78,7 @@ class Tracker(Protocol):
 
     @property
     def delivery(self) -> Delivery:
-        """How it takes records."""
+        """Which records it needs."""
         ...
 
     @property
@@ -87,7 +87,7 @@ class Tracker(Protocol):
         ...
 
     def send(self, update: Update, state: dict[str, Any]) -> dict[str, Any]:
-        """Send an update, and return what the cursor must keep for the next one.
+        """Send an update, and return what the cursor must store for the next one.
 
         Sending the same update again changes nothing: a kill may have come before the cursor was
         written.
@@ -97,7 +97,7 @@ class Tracker(Protocol):
             state: what the last call for this run returned. Empty if there was none.
 
         Raises:
-            Lost: the tracker has no longer what `state` says.
+            Lost: the tracker has lost records that `state` names.
             UnavailableError: the tracker does not answer.
             ConfigError: it refuses the data.
         """

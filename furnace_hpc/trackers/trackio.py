@@ -66,7 +66,7 @@ class Trackio:
         return {}
 
     def close(self) -> None:
-        """Each transaction has closed its connection."""
+        """Nothing is open: each transaction closes its connection."""
 
 
 def _config(info: RunInfo) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Send runs to Weights & Biases, or write its offline folders.
 
-The id of a W&B run is ours. An offline folder always holds the whole run and is written beside the
-old one, which it replaces. W&B's server can take back no step. So it gets the steps below the
-newest checkpoint, which no resumed run repeats, and its own last step decides what is missing.
+A W&B run has Furnace's id. An offline folder always has the whole run. It is written beside the old
+folder, which it replaces. W&B's server cannot delete a step. So it gets only steps below the newest
+checkpoint, which no resumed run repeats. Steps up to the server's last one are not sent again.
 """
 
 import shutil

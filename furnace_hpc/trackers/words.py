@@ -1,4 +1,4 @@
-"""Describe what a mirror has done, and mirror at the end of runs without failing."""
+"""Describe the result of a mirror, and mirror to all trackers of a profile."""
 
 import sys
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ def describe(target: TrackerTarget, done: Mirrored) -> str:
         f"{counted(done.num_changed, 'run')}"
     )
     if done.num_replaced:
-        text += f", {done.num_replaced} of them replaced because older numbers no longer count"
+        text += f"; older records of {counted(done.num_replaced, 'run')} were replaced"
     return f"{text}; see {done.place}"
 
 
 def mirror_to_all(targets: Sequence[TrackerTarget], folder: GridFolder) -> None:
-    """Mirror a grid to several trackers. One that fails gives a warning, and nothing else."""
+    """Mirror a grid to several trackers. A failure only prints a warning."""
     for target in targets:
         try:
             print(
@@ -35,7 +35,7 @@ def mirror_to_all(targets: Sequence[TrackerTarget], folder: GridFolder) -> None:
         except Exception as error:  # a tracker's library may raise anything
             problem = masked(" ".join(str(error).split()) or type(error).__name__)
             command = grid_command("track", folder, *_options(target))
-            text = f"warning: the runs were not sent to {target.to}: {problem}. Then call {command}"
+            text = f"warning: the runs were not sent to {target.to}: {problem}. Repeat: {command}"
             print(printable(text), file=sys.stderr, flush=True)
 
 

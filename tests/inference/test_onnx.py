@@ -158,7 +158,7 @@ def test_what_onnx_cannot_hold_is_one_error(model: Path, tmp_path: Path, monkeyp
     with pytest.raises(ConfigError) as raised:
         onnx_export.make_onnx(predictor.model, predictor.exported, tmp_path / ONNX)
     problem = str(raised.value)
-    assert problem.startswith("ONNX cannot hold this network (")
+    assert problem.startswith("ONNX cannot express the network (")
     assert problem.endswith("). Leave --format onnx out, or use --format torch_export")
     assert "data-dependent" in problem
     assert "\n" not in problem

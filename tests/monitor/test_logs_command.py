@@ -100,7 +100,7 @@ def test_names_of_runs(folder):
     [
         ([], "no run given. Give RUN, or --grid NAME for the runs of a grid"),
         (["study"], "'study' is a grid, wanted one of its runs. Give the folder of a run"),
-        (["nothing"], "'nothing' is no run. Give the folder of a run, or GRID/RUN"),
+        (["nothing"], "'nothing' is not a run. Give the folder of a run, or GRID/RUN"),
         (["study/base"], "2 runs begin with 'base': give more of the name"),
         (["study/basf-s0"], "unknown run 'basf-s0'; valid: "),
         (["--grid", "study", "--variant", "ful"], "unknown variant 'ful'; did you mean 'full'?"),

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from furnace_hpc.cli import run_command
 from furnace_hpc.commands.publish import main
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.inference import Predictor
+from furnace_hpc.inference.model_folder import read_exported
+from furnace_hpc.publishing.card import _training
 from furnace_hpc.publishing.choice import choose
 from furnace_hpc.publishing.private import Private, without_paths
 
@@ -124,6 +127,19 @@ def test_the_card_is_read_by_the_hub_client(published: Path):
     assert (published / "results" / "table.md").read_text().rstrip() in read.content
 
 
+def test_the_card_names_precision_and_processes(published: Path):
+    """Precision and ZeRO stage are named with any number of processes."""
+    exported, chosen = (
+        read_exported(published),
+        SimpleNamespace(run=SimpleNamespace(own_result=None)),
+    )
+    precision = exported.config.deepspeed.precision
+    assert f"{precision}, ZeRO stage 0, 1 process." in _training(chosen, exported)
+    origin = exported.provenance.model_copy(update={"world_size": 4, "zero_stage": 2})
+    many = exported.model_copy(update={"provenance": origin})
+    assert f"{precision}, ZeRO stage 2, 4 processes." in _training(chosen, many)
+
+
 def test_a_folder_is_not_overwritten(published: Path, capsys: Any):
     before = (published / "SHA256SUMS").stat().st_ino
     code, _, problem = command(capsys, "--grid", "study", "--out", published)
@@ -167,7 +183,7 @@ def test_rows_without_results_are_named(tmp_path: Path):
     best = max(values, key=lambda name: sum(values[name]))
     assert (chosen.row.variant, chosen.value) == (best, max(values[best]))
     assert "Of 4 rows" in chosen.rule
-    with pytest.raises(ConfigError, match="--variant 'ful' is no row; .*full"):
+    with pytest.raises(ConfigError, match="unknown row --variant 'ful'; .*full"):
         choose(ablation, "ful")
     assert study()
 

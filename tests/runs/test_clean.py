@@ -270,7 +270,7 @@ def test_table_and_runs_are_as_before(folder, tmp_path, seed):
     finished = [folder.run(name) for name in RUNS if folder.run(name).result.exists()]
     wanted = [] if "none" in keep else [SELECTED]
     assert [steps_of(run) for run in finished] == [wanted] * len(finished)
-    assert give(folder, "--yes", *keep)[1].splitlines()[-1] == "nothing to free"
+    assert give(folder, "--yes", *keep)[1].splitlines()[-1] == "nothing to delete"
 
 
 def test_killed_midway(folder):
@@ -311,7 +311,7 @@ def test_what_the_next_clean_finishes(folder, monkeypatch):
 
 
 def test_what_the_command_prints(folder):
-    """Sizes by kind, reasons, what is freed. Without a terminal and --yes nothing is freed."""
+    """Sizes by kind, reasons, what is deleted. Nothing is deleted without a terminal and --yes."""
     done(specs()[0], folder, 10, SELECTED)
     save(begin(specs()[1], folder), 10)
     before = tree(folder.path)
@@ -323,22 +323,22 @@ def test_what_the_command_prints(folder):
     assert lines[1].split()[:2] == ["checkpoints", "6"]
     assert lines[1].split()[4:] == show(1010 + manifests).split()
     assert lines[-4:] == [
-        f"stays: checkpoints of {BASE0}, {show(1400 + manifests)}: the selected step",
-        f"stays: checkpoints of {BASE1}, {show(1010 + manifests)}: it is running",
-        f"free:  {BASE0}/checkpoints/: step-10 ({show(1010 + manifests)})",
-        "nothing is freed: add --yes",
+        f"keep:   checkpoints of {BASE0}, {show(1400 + manifests)}: the selected step",
+        f"keep:   checkpoints of {BASE1}, {show(1010 + manifests)}: it is running",
+        f"delete: {BASE0}/checkpoints/: step-10 ({show(1010 + manifests)})",
+        "nothing was deleted. Add --yes to delete",
     ]
     assert give(folder, "--dry-run")[1].splitlines() == lines[:-1]
     code, said, _ = give(folder, "--yes")
     assert (code, said.splitlines()[-1]) == (0, f"freed {show(1010 + manifests)}")
-    assert give(folder, "--yes")[1].splitlines()[-1] == "nothing to free"
+    assert give(folder, "--yes")[1].splitlines()[-1] == "nothing to delete"
 
 
 def test_refused(folder):
     done(specs()[0], folder, 10, SELECTED)
     assert give(folder, "--keep", "none", "--keep", "best")[::2] == (
         2,
-        "error: --keep none excludes the others. Give none, or best and last\n",
+        "error: --keep none is given with other values. Give none alone, or remove it\n",
     )
 
 

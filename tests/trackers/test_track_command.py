@@ -142,7 +142,7 @@ def test_a_signal_ends_follow_cleanly(tmp_path, number):
     assert child.poll() is None
     child.send_signal(number)
     _, said = child.communicate(timeout=60)
-    assert (child.returncode, said) == (130, "stopped; the same command continues\n")
+    assert (child.returncode, said) == (130, "stopped. Run the same command to continue\n")
     [cursor] = folder.trackers.glob("*.json")
     assert len(json.loads(cursor.read_text())["runs"]) == 2
 

@@ -1,4 +1,4 @@
-"""Read the URL of a webhook from a private file. The URL is a secret: it is enough to post."""
+"""Read the URL of a webhook from a private file. Everyone who knows the URL can post there."""
 
 import os
 from pathlib import Path
@@ -54,7 +54,7 @@ def masked_url(url: str) -> str:
 
 
 def _parts(url: str) -> tuple[str, int | None] | None:
-    """Return host and port. None if it is no URL of a web server."""
+    """Return host and port. None if it is not a URL of a web server."""
     is_clean = url.isascii() and url.isprintable() and " " not in url
     try:
         split = urlsplit(url)

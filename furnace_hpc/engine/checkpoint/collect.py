@@ -49,8 +49,8 @@ def stable_storages(engine: Engine, has_own_code: bool) -> set[int]:
 
     They belong to fp32 weights, moments, the moving average and the network's parameters. A forward
     pass may change buffers. A grid's own code may change parameters in it. Stage 3 gathers and
-    frees parameters in each pass. With a GPU the set is empty, because copies by a GPU beside its
-    computations have not been tried.
+    frees parameters in each pass. The set is empty with a GPU, because copying while the GPU
+    computes was not tested.
     """
     if torch.cuda.is_available():
         return set()

@@ -112,7 +112,7 @@ class HostCopy:
         return result
 
     def finish(self) -> None:
-        """Copy the storages that `copy` has left. Another thread may call it.
+        """Copy the storages that `copy` did not copy. Another thread may call it.
 
         After an error it copies nothing more: the storages may have changed since.
 

@@ -1,1 +1,1 @@
-"""What `furnace submit` and `furnace cancel` do with a whole grid. The Python API calls it too."""
+"""Plan, submit and cancel a whole grid, for the commands and the Python API."""

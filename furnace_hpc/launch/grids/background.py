@@ -27,11 +27,11 @@ STOPPED = 130  # exit code
 
 @dataclass(frozen=True)
 class Answer:
-    """What the process of a queue answers: a plan, or an error."""
+    """The answer of the process of a queue: a plan, or an error."""
 
     plan: Plan | None = None
     notices: tuple[str, ...] = ()
-    log: Path | None = None  # None if nothing was to do
+    log: Path | None = None  # None if there was nothing to do
     error: str = ""
     is_unavailable: bool = False  # whether trying again may help
 

@@ -1,4 +1,4 @@
-"""What a user chose for a submission: the grid, the cluster, rows, seeds, and what is repeated."""
+"""The user's choices for a submission: the grid, the cluster, rows, seeds, and runs to retry."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ def read_options(
     runs_dir: Path | None = None,
     data_dir: Path | None = None,
 ) -> tuple[Options, list[GridRow]]:
-    """Check what the user chose. Return it, and all rows of the grid.
+    """Check the user's choices. Return them, and all rows of the grid.
 
     Raises:
         ConfigError: a row has a problem, or a choice names something that does not exist.

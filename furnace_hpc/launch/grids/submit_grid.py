@@ -34,7 +34,7 @@ from furnace_hpc.slurm.client import prefetch_site_limits, require_slurm
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a caller does in the course of a submission. By default nothing."""
+    """Functions that a submission calls. By default they do nothing."""
 
     show: Callable[[Plan], object] = lambda _: None  # each plan, before it is carried out
     confirm: Callable[[], object] = lambda: None  # before jobs are submitted. It may raise
@@ -42,7 +42,7 @@ class Hooks:
 
 
 class Outcome(NamedTuple):
-    """What became of a submission."""
+    """The result of a submission."""
 
     plan: Plan  # the last one, if a local queue has planned again
     is_stopped: bool = False  # whether a signal stopped the local queue
@@ -56,7 +56,7 @@ def submit_grid(options: Options, rows: list[GridRow], hooks: Hooks) -> Outcome:
     Args:
         options: the user's choices.
         rows: all rows of the grid.
-        hooks: what the caller does in between.
+        hooks: functions that are called in between.
 
     Raises:
         ConfigError: an input is wrong, or sbatch refused a job.

@@ -1,4 +1,4 @@
-"""Print what runs write to their logs until they end. The log of a new attempt is picked up."""
+"""Print new lines of the logs of runs until the runs end, over all attempts."""
 
 import sys
 import time
@@ -40,7 +40,8 @@ class _Followed:
     def new_lines(self) -> list[str]:
         """Return the wanted lines that were written since the last call, one block at most.
 
-        An unfinished line waits for its end. A file that has become shorter was begun again.
+        An unfinished line is kept until its end is there. A file that has become shorter is read
+        from its beginning.
         """
         found: list[str] = []
         while not found:
@@ -66,7 +67,7 @@ class _Followed:
         return content
 
     def unfinished(self) -> list[str]:
-        """Return the line without an end, if it is wanted. Nothing more is expected."""
+        """Return the last line without an end, if it is wanted. Call it after the run has ended."""
         text, self.rest = self.rest.decode("utf-8", "replace"), b""
         return [text] if text and self.is_wanted(text) else []
 

@@ -1,4 +1,4 @@
-"""Delete files and folders: renamed first, so that nothing is half deleted under its own name."""
+"""Delete files and folders. A folder is renamed first, so that none is half deleted in place."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from furnace_hpc.runs.folder import GridFolder
 
 
 def free(folder: GridFolder, doomed: Iterable[Doomed]) -> Iterator[tuple[Doomed, str]]:
-    """Delete them one after the other. Yield each one and the problem, which is mostly empty.
+    """Delete them one after the other. Yield each one, and the problem or an empty text.
 
     A folder is first renamed to `.freed-<name>.<8 hex digits>`. If a kill comes then, the next
     clean deletes it. Links are deleted, and never followed.

@@ -1,4 +1,4 @@
-"""Decide what `furnace clean` frees. The rules for checkpoints follow the state of each run."""
+"""Decide what `furnace clean` deletes. Rules for checkpoints depend on the state of each run."""
 
 import os
 import time
@@ -22,7 +22,7 @@ GetStatus = Callable[[RunFolder], RunStatus]
 
 
 class Keep(StrEnum):
-    """Checkpoints of finished runs that stay."""
+    """Checkpoints of finished runs to keep."""
 
     BEST = "best"
     LAST = "last"
@@ -30,7 +30,7 @@ class Keep(StrEnum):
 
 
 class Also(StrEnum):
-    """More kinds of files that may be freed."""
+    """More kinds of files to delete."""
 
     CACHES = "caches"
     FEATURES = "features"
@@ -38,7 +38,7 @@ class Also(StrEnum):
 
 
 class Doomed(NamedTuple):
-    """A file or folder to free."""
+    """A file or folder to delete."""
 
     path: Path
     kind: Kind
@@ -46,7 +46,7 @@ class Doomed(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Checkpoints that stay, and why."""
+    """Checkpoints of a run that are kept, and why."""
 
     run_id: str
     why: str
@@ -55,12 +55,12 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True)
 class CleanPlan:
-    """What is freed, and which checkpoints stay."""
+    """The files to delete, and the checkpoints to keep."""
 
     doomed: tuple[Doomed, ...]
     kept: tuple[Kept, ...]
     notes: tuple[str, ...] = ()
-    """Why other files stay that the user wanted to free."""
+    """Why files are kept that the user wanted to delete."""
 
     @property
     def num_bytes(self) -> int:
@@ -71,13 +71,13 @@ class CleanPlan:
 def make_clean_plan(
     folder: GridFolder, get_status: GetStatus, keep: Collection[Keep], also: Collection[Also]
 ) -> CleanPlan:
-    """Decide what can be freed now.
+    """Decide what can be deleted now.
 
     Args:
         folder: of the grid.
         get_status: returns the status of a run.
-        keep: checkpoints of finished runs that stay: the best, the last, or none.
-        also: more kinds of files to free.
+        keep: checkpoints of finished runs to keep: the best, the last, or none.
+        also: more kinds of files to delete.
     """
     needed = needed_by_others(folder)
     doomed, kept, has_live_runs = list[Doomed](), list[Kept](), False
@@ -125,7 +125,7 @@ def runs_in(folder: GridFolder) -> list[RunFolder]:
 def _of_run(
     run: RunFolder, status: RunStatus, keep: Collection[Keep], needed: str
 ) -> tuple[list[Doomed], str]:
-    """Return what is freed of a run's checkpoints, and why the others stay."""
+    """Return the checkpoints of a run to delete, and why the others are kept."""
     if run.checkpoints.is_symlink():
         return [], "its folder of checkpoints is a link, which is not followed"
     if status.state in _LIVE:
@@ -150,7 +150,7 @@ def _of_run(
 def _kept_steps(
     run: RunFolder, result: RunResult, keep: Collection[Keep], needed: str
 ) -> tuple[set[int], str]:
-    """Return the steps of a finished run whose checkpoints stay, and why."""
+    """Return the steps of a finished run whose checkpoints are kept, and why."""
     steps, best = steps_of(run), result.selected_step
     kept, reasons = set[int](), list[str]()
     if Keep.BEST in keep or needed:

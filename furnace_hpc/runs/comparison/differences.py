@@ -1,4 +1,4 @@
-"""The differences of two runs, and how they are written."""
+"""Find the differences of two runs, and write them as JSON, text or tables."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What is known of one run, by section: dotted key -> value. Times and costs are left out."""
+"""Read the facts of one run, by section: dotted key -> value. Times and costs are left out."""
 
 import hashlib
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ from furnace_hpc.runs.resume_overrides import overridden
 
 
 class Section(StrEnum):
-    """What is compared of two runs."""
+    """A kind of facts to compare."""
 
     CONFIG = "config"
     CODE = "code"
@@ -41,7 +41,7 @@ _OF_METRICS = (
     "trainable_parameters",
 )
 _OF_ATTEMPT = ("cluster", "partition", "nodes", "gpus", "runs_per_node")
-_PACK_PARTS = {"fingerprint", "statistics"}  # the first is known, the second follows from the files
+_PACK_PARTS = {"fingerprint", "statistics"}  # compared elsewhere, and derived from the files
 Values = dict[str, Any]
 
 
@@ -59,7 +59,7 @@ class RunFacts:
 
 
 def read_facts(run: RunFolder) -> RunFacts:
-    """Read what is known of a run.
+    """Read the facts of a run.
 
     Raises:
         ConfigError: it has no valid spec.json, or its result is damaged.

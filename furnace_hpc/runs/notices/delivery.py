@@ -1,4 +1,4 @@
-"""Post a JSON object to a webhook: with a time limit, and retries after failures that may pass."""
+"""Post a JSON object to a webhook, with a time limit, and retries after transient failures."""
 
 import http.client
 import threading
@@ -33,7 +33,7 @@ def deliver(url: str, content: bytes, pauses_s: Sequence[float], timeout_s: floa
     """Post JSON to a webhook. Return the problem, without the secret URL. Empty if it was accepted.
 
     If the connection breaks after the server has accepted the text, a retry sends it again. HTTP
-    cannot exclude that. So the text has an id, by which a receiver finds duplicates.
+    cannot prevent this. So the text has an id, by which a receiver finds duplicates.
 
     Args:
         url: of the webhook.

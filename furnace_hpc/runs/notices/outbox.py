@@ -27,7 +27,7 @@ PAUSES_S = (2.0, 10.0)  # before the second and third try
 NOTICE, LOCK = "notice.json", "notice.lock"
 STALE_S = 120  # age of a lock whose process cannot be seen from here
 AGAIN_S = 600  # between tries of commands on the login node
-EXPIRED_S = 3 * 86400  # later it is no news
+EXPIRED_S = 3 * 86400  # older notifications are not sent
 
 
 def webhook_of(submission: Path) -> str:
@@ -89,7 +89,7 @@ def send(
 
 
 def send_missing(folder: GridFolder, timeout_s: float = 5.0) -> Iterator[str]:
-    """Send what jobs could not send. Yield a line for each notification, sent or not.
+    """Send the notifications that jobs could not send. Yield a line for each, sent or not.
 
     Each is tried once in ten minutes, for three days.
     """

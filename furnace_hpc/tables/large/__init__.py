@@ -1,1 +1,1 @@
-"""What keeps tables of thousands of rows fast: results that are kept, and rows that are chosen."""
+"""Speed up tables of thousands of rows: cache results, and choose the rows to draw."""

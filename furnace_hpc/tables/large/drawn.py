@@ -10,9 +10,7 @@ from furnace_hpc.tables.large.once import once_per_table
 from furnace_hpc.tables.table import Ablation
 
 MAX_DRAWN = 50  # rows of a chart or figure
-MAX_PLAIN = (
-    500  # rows of a table that is written as HTML; the page draws a longer one from its data
-)
+MAX_PLAIN = 500  # rows of a table that is written as HTML. Scripts draw a longer one
 
 
 def is_long(ablation: Ablation) -> bool:
@@ -49,7 +47,7 @@ def drawn_table(ablation: Ablation) -> Ablation:
 
 
 def drawn_sentence(ablation: Ablation) -> str:
-    """Which rows a picture has: `50 of 1,999 rows: base and the best by test/digit/accuracy`.
+    """Describe the rows of a picture: `50 of 1,999 rows: base and the best means of METRIC`.
 
     Empty if it has all.
     """

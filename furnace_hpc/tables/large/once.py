@@ -1,4 +1,4 @@
-"""Compute once per table what several of its files need."""
+"""Cache the results of functions that several files of a table need."""
 
 from collections.abc import Callable
 from functools import wraps

@@ -74,7 +74,7 @@ def _object(parts: dict[str, Any]) -> str:
 def _json(value: Any) -> str:
     """JSON with all texts on one line, and no control character, NaN or infinite number.
 
-    Most values have nothing to escape. Then the JSON shows it, and no text is looked at by itself.
+    Most values have nothing to escape. The JSON as a whole shows this, so no text is checked alone.
     """
     with suppress(ValueError):  # NaN or infinite
         text = _dumps(value)
@@ -97,7 +97,7 @@ def _rows(ablation: Ablation, out: Path | None) -> list[str]:
 
 
 def _kept_row(row: Row, out: Path | None) -> Kept:
-    """The row as JSON, and the logs that it has a link to, or not."""
+    """The row as JSON, with the paths of logs that exist and of those that do not."""
     existing, absent = list[str](), list[str]()
     if out is not None:
         for run in row.runs:

@@ -110,7 +110,7 @@ def _table(ablation: Ablation) -> str:
 
 
 def _more_rows(ablation: Ablation) -> str:
-    """Where the other rows of a long table are. The scripts replace it. Empty if all are here."""
+    """A note on rows that the HTML lacks, which scripts replace. Empty if it has all rows."""
     if not is_long(ablation):
         return ""
     text = f"The first {FIRST_ROWS} of {len(ablation.rows):,} rows. JavaScript shows all of them"
