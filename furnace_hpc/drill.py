@@ -103,7 +103,8 @@ def main(
         f"drill on {profile.name}, seed {drawn}: {runs} runs of {steps} steps in {place}",
         flush=True,
     )
-    options = ["--grid", str(grid), "--cluster", profile.name, "--runs-root", str(place)]
+    cluster = _silent_profile(place, profile)
+    options = ["--grid", str(grid), "--cluster", cluster, "--runs-root", str(place)]
     options += ["--data-root", str(data_root(data_dir))]
     drill = Drill(place / "drill", chosen, steps, random.Random(drawn))
     _run(drill, options, place, on_slurm=profile.executor == "slurm")
@@ -268,6 +269,20 @@ def _write_grid(
     place.mkdir(parents=True)
     (place / "grid.yaml").write_text(strict_yaml.dump(grid))
     return place / "grid.yaml"
+
+
+def _silent_profile(place: Path, profile: ClusterProfile) -> str:
+    """Return the value of --cluster. Colleagues and trackers need not hear of a drill's runs.
+
+    If the profile has `notify` or `trackers`, it is a copy without them.
+    """
+    if not profile.notify and not profile.trackers:
+        return profile.name
+    left_out = {"notify", "trackers"}
+    content = profile.model_dump(mode="json", exclude_defaults=True, exclude=left_out)
+    path = place / "cluster.yaml"
+    path.write_text(strict_yaml.dump(content))
+    return str(path)
 
 
 def _report(outcomes: list[Outcome]) -> bool:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from login_study import command
 
-from furnace_hpc.drill import Drill
+from furnace_hpc.config.cluster import ClusterProfile, load_profile, profile_names
+from furnace_hpc.drill import Drill, _silent_profile
 from furnace_hpc.drills.faults import Disturbance, disturbances, signal_rank, stages
 from furnace_hpc.drills.outcome import Outcome, read_outcome
 from furnace_hpc.host import lifecycle
@@ -212,3 +213,18 @@ def test_a_real_drill(tmp_path: Path, small_root: Path):
     assert said in done.stdout
     [log] = tmp_path.glob("runs/drills/*/submit-1.log")
     assert "4 at a time, on CPU" in log.read_text()
+
+
+@pytest.mark.parametrize("name", [*profile_names(), "full"])
+def test_a_drill_notifies_nobody(tmp_path, name):
+    """The profile without `notify` and `trackers` is the same in all else."""
+    more = {"partition": "a,b", "sbatch": {"exclusive": True, "reservation": "x"}}
+    full = {"name": "full", "executor": "slurm", "runs_per_node": "auto", "gpus_per_node": 4}
+    plain = ClusterProfile(**full, **more) if name == "full" else load_profile(name)
+    assert _silent_profile(tmp_path, plain) == plain.name
+    webhook = tmp_path / "webhook"
+    webhook.touch(mode=0o600)
+    webhook.write_text("https://example.org/x")
+    content = plain.model_dump() | {"notify": str(webhook), "trackers": [{"to": "tensorboard"}]}
+    copy = _silent_profile(tmp_path, ClusterProfile.model_validate(content))
+    assert load_profile(copy) == plain
