@@ -143,7 +143,7 @@ def test_a_program_that_differs_is_an_error(tmp_path: Path, small_data: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
 
 
-def test_what_onnx_cannot_hold_is_one_error(model: Path, tmp_path: Path, monkeypatch: Any):
+def test_a_network_without_onnx_is_one_error(model: Path, tmp_path: Path, monkeypatch: Any):
     """Such as own code whose path depends on values."""
     compute = FusionModel.compute
 

@@ -152,7 +152,7 @@ def test_answers_of_the_server(answers, requests, problem):
         ("https://127.0.0.1:1/x", "cannot be reached: [Errno 111] Connection refused"),
     ],
 )
-def test_a_server_that_is_away(url, problem):
+def test_an_unreachable_server(url, problem):
     found = deliver(url, b"{}", (), 5.0)
     assert found.startswith(f"{masked_url(url)} {problem}")
 
@@ -184,7 +184,7 @@ def test_a_compute_node_without_network(folder, webhook):
     assert sent["runs"] == {"done": 3, "failed": 1}
 
 
-def test_old_news_is_not_sent(folder, webhook):
+def test_old_notifications_are_not_sent(folder, webhook):
     with serving() as server:
         webhook.write_text(server.url)
         outbox.put(submission(folder), {"text": "x"})

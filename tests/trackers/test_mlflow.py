@@ -77,7 +77,7 @@ def test_a_deleted_run_is_sent_again(tmp_path, mlflow_address):
     assert curves(view.shown()[run.folder.run_id]) == wanted(run)
 
 
-def test_a_server_that_was_down_is_filled_in(tmp_path, mlflow_address, monkeypatch):
+def test_records_are_sent_after_an_outage(tmp_path, mlflow_address, monkeypatch):
     monkeypatch.setattr(mlflow, "PAUSE_S", 0.0)
     folder, [run] = make_runs(tmp_path, 1)
     view = MLflowView(folder, mlflow_address)
