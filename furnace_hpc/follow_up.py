@@ -50,7 +50,7 @@ def main(
             _end(submission, folder)
     finally:
         if profile.trackers:
-            from furnace_hpc.trackers.words import mirror_to_all
+            from furnace_hpc.trackers.mirror_all import mirror_to_all
 
             mirror_to_all(profile.trackers, folder)
 

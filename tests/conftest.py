@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ ENDS = end_with_this_process()
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 # Otherwise every rank compiles torch and DeepSpeed.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+UMASK = os.umask(0o022)
+os.umask(UMASK)
 # Several ranks share two cores. One thread also gives the same bits on every machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -124,6 +127,14 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_data(small_root: Path) -> Path:
     """The folder of the small TriDigits."""
     return small_root / "tridigits"
+
+
+@pytest.fixture(autouse=True)
+def same_umask() -> Iterator[None]:
+    """Commands that a test calls as functions change it."""
+    os.umask(UMASK)
+    yield
+    os.umask(UMASK)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.access import GROUP_ACCESS
-from furnace_hpc.launch.grids.notices import collected
+from furnace_hpc.launch.grids.messages import collected
 from furnace_hpc.runs.folder import explain
 from furnace_hpc.runs.snapshot import forget_code
 from furnace_hpc.runs.submitted import set_options

@@ -2,7 +2,7 @@
 
 from furnace_hpc.api.notice import notify
 from furnace_hpc.launch.planning.plan import Plan
-from furnace_hpc.trackers.words import mirror_to_all
+from furnace_hpc.trackers.mirror_all import mirror_to_all
 
 
 def after_queue(plan: Plan) -> None:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.config.grids.row import GridRow
 from furnace_hpc.launch.grids.background import LOG, STOPPED, Answer
-from furnace_hpc.launch.grids.notices import collected, stop_collecting
+from furnace_hpc.launch.grids.messages import collected, stop_collecting
 from furnace_hpc.launch.grids.options import Options
 from furnace_hpc.launch.grids.submit_grid import Hooks, submit_grid
 from furnace_hpc.launch.planning.plan import Plan

@@ -16,7 +16,7 @@ from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import RunState
 from furnace_hpc.runs.submitted import find_submitted
 from furnace_hpc.trackers.mirror import mirror
-from furnace_hpc.trackers.words import describe, report_of
+from furnace_hpc.trackers.mirror_all import describe, report_of
 
 if TYPE_CHECKING:
     from furnace_hpc.monitor.grid_status import StatusLine

@@ -20,7 +20,7 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.durable_files import replaced_file
 from furnace_hpc.host.local_python.unpack import FACTS, HERE
-from furnace_hpc.launch.grids.notices import notify
+from furnace_hpc.launch.grids.messages import show_message
 
 FOLDER = ".python"  # in the runs root
 LINK = "python.tar"  # in a submission
@@ -70,7 +70,7 @@ def make_archive(python: str, root: Path) -> Path:
     archive = root.resolve() / FOLDER / f"{key}.tar"
     if not archive.exists():
         archive.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        notify(f"archiving {len(entries):,} files of {python} for the nodes ...")
+        show_message(f"archiving {len(entries):,} files of {python} for the nodes ...")
         _write(environment, entries, archive)
     return archive
 

@@ -12,7 +12,7 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.sbatch_flags import OTHERS, OWNED
 from furnace_hpc.launch.arrays import Array
-from furnace_hpc.launch.grids.notices import notify
+from furnace_hpc.launch.grids.messages import show_message
 from furnace_hpc.launch.planning.plan import Shape
 from furnace_hpc.slurm import client
 from furnace_hpc.slurm.client import CommandResult
@@ -44,7 +44,7 @@ def check_flag_names(shapes: Iterable[Shape]) -> None:
 def note_dropped_variables() -> None:
     """Print the user's defaults for sbatch, such as SBATCH_ACCOUNT. Jobs do not get them."""
     if names := dropped_defaults(os.environ):
-        notify(
+        show_message(
             f"jobs do not get {', '.join(names)}: set keys of the cluster profile instead",
             on_stderr=True,
         )

@@ -2,7 +2,7 @@
 
 from furnace_hpc.config.grids.trials import row_of
 from furnace_hpc.config.parsing.run_names import TRIAL
-from furnace_hpc.launch.grids.notices import notify
+from furnace_hpc.launch.grids.messages import show_message
 from furnace_hpc.launch.planning.plan import Plan
 from furnace_hpc.monitor.run_status import StatusResolver
 from furnace_hpc.runs.folder import GridFolder
@@ -21,7 +21,7 @@ def recover_stalled(folder: GridFolder, resolver: StatusResolver) -> None:
         expire_job_cache(folder)
     followed = slurm_array.submit_missing_follow_ups(folder, resolver.job_cache)
     for line in (*released, *followed):
-        notify(line)
+        show_message(line)
 
 
 def unattended_trials(plan: Plan, resolver: StatusResolver) -> str:

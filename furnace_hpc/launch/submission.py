@@ -19,7 +19,7 @@ from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.json_lines import read_json
 from furnace_hpc.host.regular_file import read_regular_text
-from furnace_hpc.launch.grids.notices import notify
+from furnace_hpc.launch.grids.messages import show_message
 from furnace_hpc.launch.planning.plan import Action, Plan, PlannedRun, Scope
 from furnace_hpc.monitor.forecast.recorded import FORECAST, as_json
 from furnace_hpc.runs.adopted import link
@@ -114,7 +114,7 @@ def _recover(submission: Submission, call: SbatchCall, grid: str) -> None:
     else:
         submission.note("absent", name=call.name)
         found = f"job {call.name} of a submission that was cut off never reached Slurm"
-    notify(found)
+    show_message(found)
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def declare_plan(plan: Plan) -> None:
         when = declaration.describe_results(added.runs_with_results)
         if changes:
             text = printable("; ".join(changes))
-            notify(f"the declared plan changes {when}: {text}. The table says so")
+            show_message(f"the declared plan changes {when}: {text}. The table says so")
 
 
 def read_scope(submission: Submission) -> Scope | None:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from furnace_hpc.launch.grids import submit_grid
-from furnace_hpc.launch.grids.notices import collected
+from furnace_hpc.launch.grids.messages import collected
 from furnace_hpc.launch.grids.submit_grid import Hooks
 
 

@@ -360,7 +360,7 @@ def test_commands_of_readme_work_in_order(first_day):
     for line in others:
         check(line, forked(first_day, line))
     assert len(list((first_day / "results").glob("my_study*/report.html"))) == 5
-    (code,) = blocks(ROOT / "README.md", "python")
+    (code,) = blocks(ROOT / "docs" / "export.md", "python")
     done = shell(first_day, f"python -c '{code}'")
     assert done.returncode == 0, done.stderr
 

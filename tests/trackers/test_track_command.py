@@ -20,7 +20,7 @@ from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.trackers import mirror as mirror_module
 from furnace_hpc.trackers.cursor import locked
 from furnace_hpc.trackers.mirror import mirror
-from furnace_hpc.trackers.words import mirror_to_all
+from furnace_hpc.trackers.mirror_all import mirror_to_all
 
 TENSORBOARD = TrackerTarget(to="tensorboard")
 

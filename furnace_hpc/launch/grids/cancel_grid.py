@@ -10,7 +10,7 @@ from furnace_hpc.config.grids.trials import row_of
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.arrays import ranges
-from furnace_hpc.launch.grids.notices import notify
+from furnace_hpc.launch.grids.messages import show_message
 from furnace_hpc.launch.submission import grid_lock, read_holder, recover_pending_submissions
 from furnace_hpc.monitor.job_cache import expire_job_cache
 from furnace_hpc.monitor.run_status import observe
@@ -87,7 +87,7 @@ def _cancel(folder: GridFolder, chosen: set[str], whole: bool) -> Cancelled:
         try:
             submission.note("cancelled", runs=[] if whole else sorted(chosen))
         except OSError as error:  # such as a full disk: cancel the jobs all the same
-            notify(
+            show_message(
                 f"the journal could not be written ({error.strerror}): a follow-up job that is "
                 f"running now may submit more"
             )

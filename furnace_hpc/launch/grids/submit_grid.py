@@ -12,7 +12,7 @@ from furnace_hpc.config.parsing.lookup import find_shipped
 from furnace_hpc.config.pretrained_files import check_pretrained
 from furnace_hpc.launch.arrays import Array, ranges
 from furnace_hpc.launch.batch_script import sbatch_flags
-from furnace_hpc.launch.grids.notices import notify
+from furnace_hpc.launch.grids.messages import show_message
 from furnace_hpc.launch.grids.options import Options
 from furnace_hpc.launch.grids.plan_grid import make_plan_of
 from furnace_hpc.launch.planning.dataset_checks import fingerprints
@@ -134,11 +134,13 @@ def _prepare(plan: Plan) -> None:
     template = find_shipped("slurm/array.sbatch")  # first, since it may be refused
     submission = slurm_array.prepare(plan).path
     write_specs(plan)
-    notify(f"prepared {submission}")
+    show_message(f"prepared {submission}")
     for shape, rows in plan.shapes.items():
         array = Array(shape, 0, tuple(rows))
         flags = " ".join([f"--array={ranges(array.indices)}", *sbatch_flags(plan.profile, shape)])
-        notify(" ".join([f"then: sbatch {flags} {template} {submission}", *array.shared_rows]))
+        show_message(
+            " ".join([f"then: sbatch {flags} {template} {submission}", *array.shared_rows])
+        )
 
 
 def _submit_array(plan: Plan, resolver: StatusResolver, hooks: Hooks) -> None:
@@ -147,12 +149,12 @@ def _submit_array(plan: Plan, resolver: StatusResolver, hooks: Hooks) -> None:
         from furnace_hpc.launch import slurm_array
 
         for line in slurm_array.submit_plan(plan, resolver.job_cache.live_jobs):
-            notify(line)
-        notify(f"then: {grid_command('status', plan.folder, '--watch')}")
+            show_message(line)
+        show_message(f"then: {grid_command('status', plan.folder, '--watch')}")
     else:
         record(plan)
     if line := unattended_trials(plan, resolver):
-        notify(line)
+        show_message(line)
 
 
 def _run_here(plan: Plan, plan_again: Callable[[], Plan], hooks: Hooks) -> Outcome:
@@ -171,7 +173,7 @@ def _run_here(plan: Plan, plan_again: Callable[[], Plan], hooks: Hooks) -> Outco
         before, plan = plan, plan_again()
         if plan.num_later == before.num_later:
             for note in plan.notes:
-                notify(note)
+                show_message(note)
             return Outcome(plan)
         hooks.show(plan)
 

@@ -22,7 +22,7 @@ from furnace_hpc.config.metrics import split_target, target_key
 from furnace_hpc.config.preprocessing.fit import check_fit
 from furnace_hpc.config.train_config import RunSpec, TrainConfig, with_steps
 from furnace_hpc.host.regular_file import check_regular
-from furnace_hpc.launch.grids.notices import are_collected, notify
+from furnace_hpc.launch.grids.messages import are_collected, show_message
 
 # `submit` packs these sets itself. The numbers are the seed of the data, or the part of the pool.
 PACKS_ITSELF = re.compile(
@@ -100,7 +100,7 @@ def _manifest(name: str, folder: Path, dry_run: bool) -> Manifest | None:
                 f"`furnace pack DATASET --out {folder}`"
             )
         if dry_run:
-            notify(
+            show_message(
                 f"data set {name!r} is not packed: `furnace submit` will pack it into {folder} "
                 f"first, and the run ids below will change"
             )

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 _COLLECTED: ContextVar[list[str] | None] = ContextVar("collected", default=None)
 
 
-def notify(line: str, *, on_stderr: bool = False) -> None:
+def show_message(line: str, *, on_stderr: bool = False) -> None:
     """Print a line for the user, or add it to the list of `collected`."""
     collected_lines = _COLLECTED.get()
     if collected_lines is not None:
