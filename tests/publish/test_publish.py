@@ -146,7 +146,10 @@ def test_a_folder_is_not_overwritten(published: Path, capsys: Any):
     assert (code, "contains a published model" in problem) == (2, True)
     (published / "notes.txt").write_text("mine")
     code, _, problem = command(capsys, "--grid", "study", "--out", published, "--force")
-    assert (code, "contains 'notes.txt', which `furnace publish` has not" in problem) == (2, True)
+    assert (code, "contains 'notes.txt', which `furnace publish` did not write" in problem) == (
+        2,
+        True,
+    )
     assert (published / "SHA256SUMS").stat().st_ino == before
     (published / "notes.txt").unlink()
     code, _, problem = command(
@@ -169,7 +172,7 @@ def test_a_name_in_a_class_is_an_error(of_gretchen: Path, tmp_path: Path, capsys
         patch.setattr(folder, "_private", names)
         code, _, problem = command(capsys, "--grid", "study", "--out", tmp_path / "out")
     assert code == 2
-    assert "scores of config.json has a private name" in problem
+    assert "scores of config.json contains a private name" in problem
     assert not (tmp_path / "out").exists()
 
 
