@@ -277,7 +277,7 @@ def test_the_page_names_what_exists(place, without_ranks):
     known |= {"results": study.results(), "status()": study.status()}
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     found = re.findall(r"\b(furnace|study|plan|results|status\(\))\.([a-z_]\w*)", text)
-    assert len(found) > 10
+    assert len(found) >= 14
     for name, attribute in found:
         assert hasattr(known[name], attribute), (name, attribute)
     for code in blocks(ROOT / "docs" / "python.md", "python"):
