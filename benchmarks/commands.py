@@ -25,17 +25,17 @@ def main() -> None:
     record.begin()
     submit = [sys.executable, "-m", "furnace_hpc.submit"]
     with tempfile.TemporaryDirectory() as folder:
-        grid = big_grid(Path(folder))
+        dry_run = ["--grid", str(big_grid(Path(folder))), "--dry-run"]
         commands = {
             BARE: ([sys.executable, "-c", "pass"], None),
             IMPORT: ([sys.executable, "-c", "import furnace_hpc"], None),
             "submit --help": ([*submit, "--help"], 0.5),
             "submit --dry-run, 1,000 runs": (
-                [*submit, "--grid", str(grid), "--dry-run", "--cluster", "local"],
+                [*submit, *dry_run, "--cluster", "local"],
                 2.0,
             ),
             "the same, with batch script": (
-                [*submit, "--grid", str(grid), "--dry-run", "--cluster", "a100"],
+                [*submit, *dry_run, "--cluster", "a100", "--set", "portable=false"],
                 2.0,
             ),
             "aggregate --help": ([sys.executable, "-m", "furnace_hpc.aggregate", "--help"], 0.5),
