@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.config.parsing.plural import counted
@@ -140,3 +141,7 @@ def _freed_lines(folder: GridFolder, plan: CleanPlan) -> list[str]:
         before = "" if place == "." else f"{place}/: "
         lines.append(f"delete: {before}{names} ({size})")
     return lines
+
+
+if __name__ == "__main__":
+    run_command(main)

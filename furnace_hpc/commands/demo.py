@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from furnace_hpc.cli import run_command
 from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.console.options import Cluster
 
@@ -43,3 +44,7 @@ def submit_words(quick: bool, cluster: str, dry_run: bool) -> list[str]:
     if dry_run:
         words.append("--dry-run")
     return words
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.trials import row_of
 from furnace_hpc.config.parsing.lookup import runs_root
@@ -117,3 +118,7 @@ def _has_queue(folder: GridFolder) -> bool:
     if not holder or holder.get("what") != "queue":
         return False
     return lifecycle.is_alive(holder) is not False
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.console.options import RunsRoot, SubmittedGrid
@@ -107,3 +108,7 @@ def main(
         print(f"uploaded to {upload(out, push, token, public)}")
         return
     print(f"next: furnace predict --model {out} ..., or --push OWNER/NAME")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from furnace_hpc.cli import run_command
 from furnace_hpc.config.cluster import TrackerTarget
 from furnace_hpc.config.errors import UnavailableError
 from furnace_hpc.config.parsing.lookup import runs_root
@@ -117,3 +118,7 @@ def _can_change(line: "StatusLine") -> bool:
     if state is RunState.UNKNOWN:
         return bool(line.status.job_id)
     return state in (RunState.QUEUED, RunState.RUNNING)
+
+
+if __name__ == "__main__":
+    run_command(main)
