@@ -43,8 +43,8 @@ def mirror(
         again: replace the tracker's records of all runs.
 
     Raises:
-        ConfigError: the library is missing, another process mirrors to the same target, or the
-            tracker refuses the data.
+        ConfigError: the library is missing, another process mirrors to the same target, the
+            tracker refuses the data, or a newer Furnace has sent the runs.
         UnavailableError: the tracker does not answer. The next call continues.
     """
     check_target(target)

@@ -19,6 +19,7 @@ from furnace_hpc.config.parsing.validation import validate
 from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.submission import write_submission
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.records.metrics import MetricsFile
 from furnace_hpc.trackers import mirror as mirror_module
 from furnace_hpc.trackers.cursor import locked
 from furnace_hpc.trackers.mirror import mirror
@@ -210,6 +211,44 @@ def test_the_tracker_gets_the_report_of_the_run(tmp_path, monkeypatch, capsys):
         if event.tensor_proto.string_val
     ]
     assert any(f"| report | {pages[0]} |" in text for text in texts), texts
+
+
+OLD_POSITIONS = """{"format": 1, "runs": {"%s": {"files": "0123456789abcdef", "info": "%s",
+"position": {"files": {"1": [%d, %d]}, "reached": {"train": 50, "val": 50}, "time_s": %r,
+"below": null}, "state": %s}}}"""
+
+
+def test_positions_of_an_older_version_are_read(tmp_path):
+    """The text is that of format 1. What was sent is not sent again."""
+    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
+    folder, run = submitted(tmp_path)
+    mirror(folder, TENSORBOARD)
+    [file] = folder.trackers.glob("*.json")
+    [(name, entry)] = json.loads(file.read_text())["runs"].items()
+    position = entry["position"]
+    numbers = (*position["files"]["1"], position["time_s"])
+    file.write_text(OLD_POSITIONS % (name, entry["info"], *numbers, json.dumps(entry["state"])))
+    assert mirror(folder, TENSORBOARD).num_changed == 0
+    assert json.loads(file.read_text())["runs"][name] == entry
+    run.metrics = MetricsFile(run.folder.metrics(1))
+    run.train(10)
+    assert mirror(folder, TENSORBOARD).num_records == 1
+
+
+def test_positions_of_a_newer_version_are_kept(tmp_path):
+    """Otherwise all records would be sent again, and the newer version would do so too."""
+    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
+    folder, _ = submitted(tmp_path)
+    mirror(folder, TENSORBOARD)
+    [file] = folder.trackers.glob("*.json")
+    file.write_text(newer := file.read_text().replace('"format": 1', '"format": 2'))
+    done = track(tmp_path, "--to", "tensorboard")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"error: {file.relative_to(tmp_path)} has format 2, and this Furnace reads format 1. Use "
+        "the newer Furnace that wrote it\n"
+    )
+    assert file.read_text() == newer
 
 
 def test_a_failing_tracker_is_only_a_warning(tmp_path, capsys, monkeypatch):
