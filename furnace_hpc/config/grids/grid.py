@@ -368,13 +368,16 @@ def results_name(grid: Grid) -> str:
 
     So a run with `--set` does not overwrite the table of the study.
     """
-    settings = {
-        key: value for key, value in grid.settings.items() if not key.startswith("resources.")
-    }
+    settings = settings_of_numbers(grid)
     if not settings:
         return grid.name
     digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     return f"{grid.name}-{digits}"
+
+
+def settings_of_numbers(grid: Grid) -> Overrides:
+    """The settings of the grid without those of resources, which change no number."""
+    return {key: value for key, value in grid.settings.items() if not key.startswith("resources.")}
 
 
 def select_names(names: list[str], chosen: Iterable[str], what: str) -> list[str]:
