@@ -12,8 +12,8 @@ from furnace_hpc.config.grids.trials import row_of
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.console.options import OptionalSubmittedGrid, RunsRoot, Variants
 from furnace_hpc.host import lifecycle
-from furnace_hpc.launch.submission import read_holder
 from furnace_hpc.monitor.following.logs import LogFollower
+from furnace_hpc.monitor.local_queue import read_holder
 from furnace_hpc.monitor.logs import Wanted, print_logs_of
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.state import RunState

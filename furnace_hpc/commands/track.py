@@ -88,12 +88,14 @@ def _follow(
 ) -> None:
     """Send new records until no run can change. Retry if the tracker does not answer."""
     from furnace_hpc.monitor.grid_status import continues, overview
+    from furnace_hpc.monitor.local_queue import live_queue
 
     is_answering = True
     while True:
         started_s = time.monotonic()
+        queue = live_queue(folder)
         lines, job_cache = overview(folder)  # before the pass, which then sends the last records
-        can_change = any(map(_can_change, lines)) or continues(folder, job_cache)
+        can_change = bool(queue) or any(map(_can_change, lines)) or continues(folder, job_cache)
         try:
             done = mirror(folder, target, report or reports_of(folder), again)
             again = False

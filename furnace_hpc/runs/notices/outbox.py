@@ -115,7 +115,8 @@ def send_missing(folder: GridFolder, timeout_s: float = 5.0) -> Iterator[str]:
         if problem := send(submission, (), timeout_s, name):
             yield f"WARNING: the notification could not be sent: {problem}"
         elif not is_unsent(submission, name):
-            yield "sent the notification that the follow-up job could not send"
+            sender = "queue on this machine" if is_local(submission) else "follow-up job"
+            yield f"sent the notification that the {sender} could not send"
 
 
 def _read(submission: Path, name: str) -> dict[str, Any] | None:
