@@ -1,6 +1,7 @@
 """Continue a submission after a wave: submit the next runs, retry interrupted ones, make the table.
 
-At the end it mirrors the runs to the trackers of the profile.
+At the end it mirrors the runs to the trackers of the profile. If it cannot continue, it sends a
+notification with the reason.
 
 After the trials of a tuned grid, the next runs are those of the table, with the chosen values. Runs
 that start from the weights of others follow these.
@@ -46,7 +47,7 @@ def main(
     profile = read_profile(submission)
     keep_private(profile.group)
     try:
-        if not _submit_rest(submission, folder):
+        if not _submit_or_report(submission, folder):
             _end(submission, folder)
     finally:
         if profile.trackers:
@@ -65,6 +66,23 @@ def _end(submission: Submission, folder: GridFolder) -> None:
         show_table(grid, folder)
     finally:  # also if no run has a result
         notify(grid, folder, submission.path)
+
+
+def _submit_or_report(submission: Submission, folder: GridFolder) -> bool:
+    """Submit the next wave. If that fails, or no job follows it, send a notification."""
+    from furnace_hpc.api.notice import notify_stuck
+
+    try:
+        is_submitted = _submit_rest(submission, folder)
+    except Exception as error:
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        notify_stuck(folder, submission.path, f"{kind}{error}")
+        raise
+    newest = [Submission(path.resolve()) for path in folder.all_submissions()[-1:]]
+    for one in dict.fromkeys([submission, *newest]):  # a next stage has a submission of its own
+        if is_submitted and one.lacks_follow_up():
+            notify_stuck(folder, one.path, "sbatch refused the next follow-up job")
+    return is_submitted
 
 
 def _submit_rest(submission: Submission, folder: GridFolder) -> bool:

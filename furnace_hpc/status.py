@@ -17,6 +17,7 @@ from furnace_hpc.monitor.following.runs import follow, has_ended, next_read_s
 from furnace_hpc.monitor.forecast.progress import lines_below
 from furnace_hpc.monitor.grid_status import StatusLine, overview
 from furnace_hpc.monitor.job_cache import JobCache
+from furnace_hpc.monitor.local_queue import live_queue
 from furnace_hpc.monitor.logs import print_logs
 from furnace_hpc.monitor.queue_place import with_places
 from furnace_hpc.monitor.render import picture, plain, summary
@@ -100,7 +101,7 @@ def watch(folder: GridFolder) -> None:
     from rich.live import Live
 
     console = _console()
-    started_s, (rows, job_cache) = time.monotonic(), overview(folder)
+    started_s, (queue, rows, job_cache) = time.monotonic(), _read(folder)
     try:
         with Live(console=console, auto_refresh=False, screen=True) as live:
             while True:
@@ -108,15 +109,20 @@ def watch(folder: GridFolder) -> None:
                 below = lines_below(folder, rows)
                 shown = picture(rows, job_cache, size.width, size.height - len(below))
                 live.update(Group(*shown, *below), refresh=True)
-                if has_ended(folder, rows, job_cache):
+                if not queue and has_ended(folder, rows, job_cache):
                     break
                 next_s = next_read_s(started_s)
                 while time.monotonic() < next_s and console.size == size:
                     time.sleep(RESIZE_S)
                 if time.monotonic() >= next_s:
-                    started_s, (rows, job_cache) = time.monotonic(), overview(folder)
+                    started_s, (queue, rows, job_cache) = time.monotonic(), _read(folder)
     finally:
         _show(folder, rows, job_cache, console.height - 1)  # one line for the prompt
+
+
+def _read(folder: GridFolder) -> tuple[str, list[StatusLine], JobCache]:
+    """Read the queue on this machine first, so that the runs after its end are final."""
+    return live_queue(folder), *overview(folder)
 
 
 def _follow(folder: GridFolder) -> tuple[list[StatusLine], JobCache]:

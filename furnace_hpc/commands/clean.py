@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.config.parsing.plural import counted
@@ -13,7 +14,7 @@ from furnace_hpc.console.options import RunsRoot, SubmittedGrid
 from furnace_hpc.launch.submission import grid_lock
 from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.cleaning.free import free
-from furnace_hpc.runs.cleaning.plan import Also, CleanPlan, Doomed, Keep, make_clean_plan
+from furnace_hpc.runs.cleaning.plan import Also, CleanPlan, Keep, ToDelete, make_clean_plan
 from furnace_hpc.runs.cleaning.sizes import Kind, show, sizes
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.submitted import find_submitted
@@ -50,15 +51,15 @@ def main(
     folder = find_submitted(grid, runs_root(runs_dir))
     plan = make_clean_plan(folder, observe(folder), wanted, also or [])
     _print(folder, plan)
-    if not plan.doomed:
+    if not plan.to_delete:
         print("nothing to delete")
         return
     if dry_run or not (yes or _is_confirmed()):
         return
     with grid_lock(folder, patience_s=LOCK_S):
         again = make_clean_plan(folder, observe(folder), wanted, also or [])
-        shown = {one.path for one in plan.doomed}
-        agreed = [one for one in again.doomed if one.path in shown]
+        shown = {one.path for one in plan.to_delete}
+        agreed = [one for one in again.to_delete if one.path in shown]
         problems = _free(folder, agreed)
     for problem in problems:
         print(f"not deleted: {problem}", file=sys.stderr)
@@ -76,11 +77,11 @@ def _is_confirmed() -> bool:
     return False
 
 
-def _free(folder: GridFolder, doomed: list[Doomed]) -> list[str]:
+def _free(folder: GridFolder, to_delete: list[ToDelete]) -> list[str]:
     """Delete them, print the freed space, and return the problems."""
     problems, num_bytes = list[str](), 0
     try:
-        for one, problem in free(folder, doomed):
+        for one, problem in free(folder, to_delete):
             if problem:
                 problems.append(problem)
             else:
@@ -93,7 +94,7 @@ def _free(folder: GridFolder, doomed: list[Doomed]) -> list[str]:
 def _print(folder: GridFolder, plan: CleanPlan) -> None:
     """Print sizes by kind, the checkpoints to keep, and what to delete."""
     freed, num_freed = Counter[Kind](), Counter[Kind]()
-    for one in plan.doomed:
+    for one in plan.to_delete:
         freed[one.kind] += one.num_bytes
         num_freed[one.kind] += 1
     found = sizes(folder)
@@ -130,8 +131,8 @@ def _names(runs: list[str]) -> str:
 
 def _freed_lines(folder: GridFolder, plan: CleanPlan) -> list[str]:
     """Group files to delete by their folder."""
-    groups: dict[str, list[Doomed]] = {}
-    for one in plan.doomed:
+    groups: dict[str, list[ToDelete]] = {}
+    for one in plan.to_delete:
         groups.setdefault(str(one.path.parent.relative_to(folder.path)), []).append(one)
     lines = []
     for place, found in groups.items():
@@ -140,3 +141,7 @@ def _freed_lines(folder: GridFolder, plan: CleanPlan) -> list[str]:
         before = "" if place == "." else f"{place}/: "
         lines.append(f"delete: {before}{names} ({size})")
     return lines
+
+
+if __name__ == "__main__":
+    run_command(main)

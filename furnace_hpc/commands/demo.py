@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from furnace_hpc.cli import run_command
 from furnace_hpc.config.parsing.command_line import furnace
 from furnace_hpc.console.options import Cluster
 
@@ -26,20 +27,24 @@ def main(quick: Quick = False, cluster: Cluster = "local", dry_run: DryRun = Fal
 
     `furnace demo` is `furnace submit --grid ablation --cluster local`.
     """
-    words = submit_words(quick, cluster, dry_run)
-    print(furnace("submit", *words), flush=True)
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "furnace_hpc.submit", *words])
+    arguments = submit_arguments(quick, cluster, dry_run)
+    print(furnace("submit", *arguments), flush=True)
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "furnace_hpc.submit", *arguments])
 
 
-def submit_words(quick: bool, cluster: str, dry_run: bool) -> list[str]:
+def submit_arguments(quick: bool, cluster: str, dry_run: bool) -> list[str]:
     """Return the arguments of `furnace submit`. On Slurm the command waits for the table."""
-    words = ["--grid", GRID, "--cluster", cluster]
+    arguments = ["--grid", GRID, "--cluster", cluster]
     if quick:
-        words += QUICK
+        arguments += QUICK
     if cluster != "local":
-        words.append("--wait")
+        arguments.append("--wait")
     if cluster == "devcluster":  # no other user waits for these nodes
-        words.append("--yes")
+        arguments.append("--yes")
     if dry_run:
-        words.append("--dry-run")
-    return words
+        arguments.append("--dry-run")
+    return arguments
+
+
+if __name__ == "__main__":
+    run_command(main)

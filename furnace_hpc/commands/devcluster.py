@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.lookup import find_shipped
 
@@ -38,3 +39,7 @@ def devcluster(words: Words = None) -> None:
     script = str(find_shipped(SCRIPT))
     environment = {**os.environ, "DEVCLUSTER_CALLED": "furnace devcluster"}
     os.execve(bash, [bash, script, *(words or [])], environment)
+
+
+if __name__ == "__main__":
+    run_command(main)

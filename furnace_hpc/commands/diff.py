@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from furnace_hpc.cli import run_command
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.console.options import RunsRoot
 from furnace_hpc.runs.comparison.differences import as_json, differences, picture, plain
@@ -43,3 +44,7 @@ def main(
     else:
         print("\n".join(plain(ours, theirs, found)))
     raise typer.Exit(int(bool(found)))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
+from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.trials import row_of
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.console.options import OptionalSubmittedGrid, RunsRoot, Variants
 from furnace_hpc.host import lifecycle
-from furnace_hpc.launch.submission import read_holder
 from furnace_hpc.monitor.following.logs import LogFollower
+from furnace_hpc.monitor.local_queue import read_holder
 from furnace_hpc.monitor.logs import Wanted, print_logs_of
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.state import RunState
@@ -117,3 +118,7 @@ def _has_queue(folder: GridFolder) -> bool:
     if not holder or holder.get("what") != "queue":
         return False
     return lifecycle.is_alive(holder) is not False
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from furnace_hpc.api.report import find_report
+from furnace_hpc.cli import run_command
 from furnace_hpc.config.grids.grid import with_settings
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.console import browser
@@ -44,3 +45,7 @@ def main(
     print(f"report: {report.path.resolve()}")
     print("There is no browser here. Copy the report, with this command on your own machine:")
     print(f"  {browser.copy_command(report.path, f'{folder.path.name}.html')}")
+
+
+if __name__ == "__main__":
+    run_command(main)

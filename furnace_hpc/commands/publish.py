@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.console.options import RunsRoot, SubmittedGrid
@@ -83,6 +84,7 @@ def main(
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from furnace_hpc.api.grid_table import make_table
     from furnace_hpc.config.grids.grid import results_name, with_settings
+    from furnace_hpc.publishing.card import settings_text
     from furnace_hpc.publishing.folder import Wanted, publish
     from furnace_hpc.tables.reading.submitted import submitted_grid
     from furnace_hpc.tables.view import View
@@ -102,8 +104,14 @@ def main(
     )
     ablation = make_table(submitted, folder, View(), given_name=grid)
     chosen = publish(ablation, folder.grid, wanted, lambda line: print(line, flush=True))
-    print(f"published {chosen.run.run_id} to {out}; read {out / 'README.md'} before you share it")
+    settings = settings_text(submitted)
+    what = f"{chosen.run.run_id} of `{settings}`" if settings else chosen.run.run_id
+    print(f"published {what} to {out}; read {out / 'README.md'} before you share it")
     if push:
         print(f"uploaded to {upload(out, push, token, public)}")
         return
     print(f"next: furnace predict --model {out} ..., or --push OWNER/NAME")
+
+
+if __name__ == "__main__":
+    run_command(main)

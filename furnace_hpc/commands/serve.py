@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from furnace_hpc.cli import run_command
+
 Model = Annotated[Path, typer.Option(metavar="DIR", help="folder made by `furnace export`")]
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="address to listen on")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="port; 0 chooses a free one")]
@@ -43,3 +45,7 @@ def main(
     from furnace_hpc.serving.server import serve
 
     serve(model, host, port, allow_network, max_mib, device, trust_code)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from furnace_hpc.cli import run_command
 from furnace_hpc.config.cluster import TrackerTarget
 from furnace_hpc.config.errors import UnavailableError
 from furnace_hpc.config.parsing.lookup import runs_root
@@ -16,7 +17,7 @@ from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import RunState
 from furnace_hpc.runs.submitted import find_submitted
 from furnace_hpc.trackers.mirror import mirror
-from furnace_hpc.trackers.mirror_all import describe, report_of
+from furnace_hpc.trackers.mirror_all import describe, reports_of
 
 if TYPE_CHECKING:
     from furnace_hpc.monitor.grid_status import StatusLine
@@ -52,7 +53,8 @@ def main(
         float, typer.Option("--every", min=1, help="with --follow: seconds between two passes")
     ] = 30.0,
     report: Annotated[
-        str, typer.Option(help="path or address of the report [results/GRID/report.html]")
+        str,
+        typer.Option(help="path or address of the report [that of the run's table in results/]"),
     ] = "",
     again: Annotated[
         bool,
@@ -69,14 +71,13 @@ def main(
     folder = find_submitted(grid, runs_root(runs_dir))
     given = {"to": to, "at": at, "project": project, "offline": offline}
     target = validate(TrackerTarget, given, "track")
-    report = report or report_of(folder)
     # Handle SIGTERM like Ctrl-C, so that the position is stored.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if follow:
             _follow(folder, target, report, again, every_s)
         else:
-            print(describe(target, mirror(folder, target, report, again)))
+            print(describe(target, mirror(folder, target, report or reports_of(folder), again)))
     except KeyboardInterrupt:
         print("stopped. Run the same command to continue", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -87,14 +88,16 @@ def _follow(
 ) -> None:
     """Send new records until no run can change. Retry if the tracker does not answer."""
     from furnace_hpc.monitor.grid_status import continues, overview
+    from furnace_hpc.monitor.local_queue import live_queue
 
     is_answering = True
     while True:
         started_s = time.monotonic()
+        queue = live_queue(folder)
         lines, job_cache = overview(folder)  # before the pass, which then sends the last records
-        can_change = any(map(_can_change, lines)) or continues(folder, job_cache)
+        can_change = bool(queue) or any(map(_can_change, lines)) or continues(folder, job_cache)
         try:
-            done = mirror(folder, target, report, again)
+            done = mirror(folder, target, report or reports_of(folder), again)
             again = False
             if done.num_changed or not can_change:
                 print(describe(target, done), flush=True)
@@ -117,3 +120,7 @@ def _can_change(line: "StatusLine") -> bool:
     if state is RunState.UNKNOWN:
         return bool(line.status.job_id)
     return state in (RunState.QUEUED, RunState.RUNNING)
+
+
+if __name__ == "__main__":
+    run_command(main)

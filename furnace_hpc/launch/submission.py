@@ -22,6 +22,7 @@ from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.launch.grids.messages import show_message
 from furnace_hpc.launch.planning.plan import Action, Plan, PlannedRun, Scope
 from furnace_hpc.monitor.forecast.recorded import FORECAST, as_json
+from furnace_hpc.monitor.local_queue import read_holder
 from furnace_hpc.runs.adopted import link
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
 from furnace_hpc.runs.journal import SCOPE, SbatchCall, Submission, submissions
@@ -74,15 +75,6 @@ def grid_lock(
         with suppress(OSError):  # not empty
             for path in made:
                 path.rmdir()
-
-
-def read_holder(folder: GridFolder) -> dict[str, Any] | None:
-    """Return the holder of the grid's lock. None if there is none, or it cannot be read."""
-    try:
-        content = read_json(folder.lock)
-    except (FileNotFoundError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def recover_pending_submissions(folder: GridFolder) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.regular_file import read_regular_text
 from furnace_hpc.monitor.job_cache import JobCache
+from furnace_hpc.monitor.local_queue import status_in_queue
 from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.file_cache import cached_by_stat, one_look
 from furnace_hpc.runs.folder import GridFolder, RunFolder
@@ -98,10 +99,15 @@ def overview(folder: GridFolder) -> tuple[list[StatusLine], JobCache]:
     """
     resolver = observe(folder)
     newest, others = _runs(folder)
-    lines = [line_of(run, resolver(run), *length) for run, length in newest.items()]
-    rest = [line_of(run, resolver(run), *length) for run, length in others.items()]
-    lines += [line for line in rest if line.status.state in ALIVE]
-    return [_with_wait(line, resolver.job_cache) for line in lines], resolver.job_cache
+    in_queue = status_in_queue(folder)
+
+    def line(run: RunFolder, length: _Length) -> StatusLine:
+        return line_of(run, in_queue(run.run_id, resolver(run)), *length)
+
+    lines = [line(run, length) for run, length in newest.items()]
+    rest = [line(run, length) for run, length in others.items()]
+    lines += [one for one in rest if one.status.state in ALIVE]
+    return [_with_wait(one, resolver.job_cache) for one in lines], resolver.job_cache
 
 
 def _with_wait(line: StatusLine, job_cache: JobCache) -> StatusLine:

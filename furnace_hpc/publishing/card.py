@@ -1,5 +1,6 @@
 """The model card: README.md with the metadata of Hugging Face."""
 
+import shlex
 from collections.abc import Iterator
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -7,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import furnace_hpc
+from furnace_hpc.config.grids.grid import Grid, results_name, settings_of_numbers
 from furnace_hpc.publishing.choice import Chosen
 from furnace_hpc.publishing.private import without_paths
-from furnace_hpc.tables.output.escape import markdown
+from furnace_hpc.runs.submitted import set_options
+from furnace_hpc.tables.output.escape import markdown, one_line
 from furnace_hpc.tables.output.render import to_markdown
 from furnace_hpc.tables.table import Ablation
 
@@ -36,6 +39,11 @@ FILES = {
 }
 
 
+def settings_text(grid: Grid) -> str:
+    """Return the options `--set` of the study without private paths. Empty if it has none."""
+    return shlex.join(set_options(without_paths(settings_of_numbers(grid))))
+
+
 def card(ablation: Ablation, chosen: Chosen, exported: "Exported", license_: str | None) -> str:
     """Return the text of README.md."""
     header = yaml.safe_dump(
@@ -56,6 +64,7 @@ def card(ablation: Ablation, chosen: Chosen, exported: "Exported", license_: str
         "## Data",
         "\n".join(_data(exported)),
         "## Training",
+        *_settings(ablation.grid),
         _training(chosen, exported),
         "## Limits",
         "\n".join(f"- {line}" for line in _limits(ablation, chosen, exported)),
@@ -100,7 +109,7 @@ def _model_index(
 ) -> dict[str, Any]:
     metric = ablation.metric.name
     return {
-        "name": f"{ablation.grid.name}-{chosen.row.variant}",
+        "name": f"{results_name(ablation.grid)}-{chosen.row.variant}",
         "results": [
             {
                 "task": {"type": PIPELINES.get(exported.modalities, "other")},
@@ -203,6 +212,11 @@ def _data(exported: "Exported") -> Iterator[str]:
     yield "| split | samples |"
     yield "|---|--:|"
     yield from (f"| {name} | {count:,} |" for name, count in data.splits.items())
+
+
+def _settings(grid: Grid) -> Iterator[str]:
+    if settings := settings_text(grid):
+        yield f"All rows were trained with `{one_line(settings)}`, which grid.yaml contains."
 
 
 def _training(chosen: Chosen, exported: "Exported") -> str:

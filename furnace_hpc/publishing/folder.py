@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.grid import settings_of_numbers
+from furnace_hpc.config.parsing import strict_yaml
 from furnace_hpc.publishing.card import card, files_table
 from furnace_hpc.publishing.choice import Chosen, choose
 from furnace_hpc.publishing.private import Private, check_folder, clean_config
@@ -110,9 +112,17 @@ def _private(ablation: Ablation, grid_file: Path, data_root: Path | None) -> Pri
         if attempt.nodelist
     }
     words = [ablation.grid.name, *((PAGE / name).read_text(encoding="utf-8") for name in TEMPLATES)]
-    if grid_file.is_file():
-        words.append(grid_file.read_text(encoding="utf-8"))
+    words.append(_grid_text(ablation, grid_file))
     return Private.of_this_user(folders, nodes, " ".join(words))
+
+
+def _grid_text(ablation: Ablation, grid_file: Path) -> str:
+    """Return the text of the grid, with the settings of the study. Empty if there is no file."""
+    if not grid_file.is_file():
+        return ""
+    text = grid_file.read_text(encoding="utf-8")
+    settings = settings_of_numbers(ablation.grid)
+    return strict_yaml.dump(strict_yaml.load(text) | {"settings": settings}) if settings else text
 
 
 def _write_texts(
@@ -129,8 +139,7 @@ def _write_texts(
     for name, write in {**WRITERS, **OPTIONAL_WRITERS}.items():
         if text := write(ablation):
             (folder / RESULTS / name).write_text(private.clean(text), encoding="utf-8")
-    if grid_file.is_file():
-        text = grid_file.read_text(encoding="utf-8")
+    if text := _grid_text(ablation, grid_file):
         (folder / GRID).write_text(private.clean(text), encoding="utf-8")
     names = [path.name for path in folder.iterdir()] + [SUMS]
     text = card(ablation, chosen, exported, license_) + files_table(names)

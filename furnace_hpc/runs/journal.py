@@ -100,6 +100,11 @@ class Submission:
                 found[event.name] = replace(known, outcome=event.event, job_id=event.job_id)
         return list(found.values())
 
+    def lacks_follow_up(self) -> bool:
+        """Whether sbatch has refused the newest follow-up job."""
+        calls = [call.outcome for call in self.sbatch_calls() if call.kind == "follow-up"]
+        return calls[-1:] == ["refused"]
+
     def cancelled(self) -> set[str]:
         """Ids of the runs that `furnace cancel` has cancelled. They are not submitted again."""
         found: set[str] = set()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -72,18 +73,23 @@ def read_rows(file: Path) -> list[SubmissionRow]:
 
 def runs_of_table(folder: GridFolder, grid: "Grid") -> set[str]:
     """Ids of all runs that were submitted for this table: with the same `--set`."""
+    from furnace_hpc.config.grids.grid import results_name
+
+    wanted = results_name(grid)
+    return {run for name, runs in runs_by_table(folder) if name == wanted for run in runs}
+
+
+def runs_by_table(folder: GridFolder) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name of the table's folder and the run ids of each submission, oldest first."""
     from furnace_hpc.config.grids.grid import read_grid, results_name
 
-    found = set[str]()
     for submission in folder.all_submissions():
         try:
             submitted = read_grid(submission / "grid.yaml")
             rows = read_rows(submission / "rows.jsonl")
         except (ConfigError, OSError):  # incomplete or damaged
             continue
-        if results_name(submitted) == results_name(grid):
-            found.update(row.run_id for row in rows)
-    return found
+        yield results_name(submitted), [row.run_id for row in rows]
 
 
 def find_submitted(name_or_path: str, root: Path) -> GridFolder:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.format_number import check_number
 from furnace_hpc.host.durable_files import replace_file
 from furnace_hpc.host.json_lines import read_json
 from furnace_hpc.trackers.records import Position
@@ -34,19 +35,26 @@ class Sent(NamedTuple):
 
 
 class Cursor:
-    """The sent part of each run of a grid. It is empty if the file is missing or damaged."""
+    """The sent part of each run of a grid. It is empty if the file is missing or damaged.
+
+    Raises:
+        ConfigError: a newer Furnace wrote the file.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path, self._written_s, self._is_changed = path, 0.0, False
         self.runs: dict[str, Sent] = {}
+        number = None
         try:
             content = read_json(path)
-            if content["format"] == FORMAT:
+            number = content["format"]
+            if number == FORMAT:
                 self.runs = {run: _read(entry) for run, entry in content["runs"].items()}
         except FileNotFoundError:
             pass
         except (ValueError, KeyError, TypeError, AttributeError):
             self.runs = {}
+        check_number(path, number, str(FORMAT))
 
     def set(self, run: str, sent: Sent) -> None:
         """Record what was sent. The file is written every two seconds at most."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,22 @@ class Mirrored:
 
 
 def mirror(
-    folder: GridFolder, target: TrackerTarget, report: str = "", again: bool = False
+    folder: GridFolder,
+    target: TrackerTarget,
+    report: str | Mapping[str, str] = "",
+    again: bool = False,
 ) -> Mirrored:
     """Send the new records of each run of a grid. The next call sends later records.
 
     Args:
         folder: the grid.
         target: the tracker.
-        report: path or address of the grid's report. Empty if there is none.
+        report: path or address of the report, or run id -> report. Empty if there is none.
         again: replace the tracker's records of all runs.
 
     Raises:
-        ConfigError: the library is missing, another process mirrors to the same target, or the
-            tracker refuses the data.
+        ConfigError: the library is missing, another process mirrors to the same target, the
+            tracker refuses the data, or a newer Furnace has sent the runs.
         UnavailableError: the tracker does not answer. The next call continues.
     """
     check_target(target)
@@ -55,7 +59,13 @@ def mirror(
 class _Pass:
     """One pass over the runs of a grid."""
 
-    def __init__(self, folder: GridFolder, target: TrackerTarget, report: str, file: Path) -> None:
+    def __init__(
+        self,
+        folder: GridFolder,
+        target: TrackerTarget,
+        report: str | Mapping[str, str],
+        file: Path,
+    ) -> None:
         self._folder, self._target, self._report = folder, target, report
         self._cursor = Cursor(file)
         self._tracker: Tracker | None = None
@@ -67,7 +77,7 @@ class _Pass:
         self._done = Mirrored(num_runs=len(listed))
         try:
             for run in listed:
-                stamp = _digest([run.files, run.link, self._report])
+                stamp = _digest([run.files, run.link, self._report_of(run)])
                 sent = self._cursor.runs.get(run.run)
                 if again or sent is None or sent.files != stamp:
                     self._send_run(run, stamp, sent, again)
@@ -79,6 +89,11 @@ class _Pass:
                 self._cursor.write()
         return self._done
 
+    def _report_of(self, run: ListedRun) -> str:
+        if isinstance(self._report, str):
+            return self._report
+        return self._report.get(run.run, "")
+
     def _send_run(self, run: ListedRun, stamp: str, sent: Sent | None, again: bool) -> None:
         if self._tracker is None:
             self._tracker = open_tracker(self._target, self._folder)
@@ -88,7 +103,7 @@ class _Pass:
             below = settled_step(run)
         new = read_new(run, sent.position if sent and not again else None, below)
         start = Start.REPLACE if sent and again else new.start
-        info = read_info(run, self._folder.path.name, self._report)
+        info = read_info(run, self._folder.path.name, self._report_of(run))
         digest = _digest(vars(info))
         if start is Start.APPEND and not new.records and sent and sent.info == digest:
             self._cursor.set(run.run, Sent(stamp, digest, new.position, sent.state))

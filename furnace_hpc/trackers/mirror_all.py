@@ -8,7 +8,7 @@ from furnace_hpc.config.cluster import TrackerTarget
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.text_safety import masked, printable
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.runs.submitted import grid_command
+from furnace_hpc.runs.submitted import grid_command, runs_by_table
 from furnace_hpc.trackers.mirror import Mirrored, mirror
 
 
@@ -30,7 +30,7 @@ def mirror_to_all(targets: Sequence[TrackerTarget], folder: GridFolder) -> None:
     for target in targets:
         try:
             print(
-                printable(describe(target, mirror(folder, target, report_of(folder)))), flush=True
+                printable(describe(target, mirror(folder, target, reports_of(folder)))), flush=True
             )
         except Exception as error:  # a tracker's library may raise anything
             problem = masked(" ".join(str(error).split()) or type(error).__name__)
@@ -39,10 +39,18 @@ def mirror_to_all(targets: Sequence[TrackerTarget], folder: GridFolder) -> None:
             print(printable(text), file=sys.stderr, flush=True)
 
 
-def report_of(folder: GridFolder) -> str:
-    """The report that `furnace aggregate` wrote here. Empty if there is none."""
-    path = Path("results") / folder.path.name / "report.html"
-    return str(path.resolve()) if path.is_file() else ""
+def reports_of(folder: GridFolder) -> dict[str, str]:
+    """Run id -> report of its table, if `furnace aggregate` wrote one here.
+
+    Each `--set` has a table of its own. A run that is in several tables has the report of the
+    newest submission.
+    """
+    found: dict[str, str] = {}
+    for name, runs in runs_by_table(folder):
+        path = Path("results") / name / "report.html"
+        if path.is_file():
+            found |= dict.fromkeys(runs, str(path.resolve()))
+    return found
 
 
 def _options(target: TrackerTarget) -> list[str]:

@@ -33,7 +33,7 @@ def read_info(run: ListedRun, grid: str, report: str = "") -> RunInfo:
     Args:
         run: the run's files.
         grid: name of its grid.
-        report: path or address of the grid's report. Empty if there is none.
+        report: path or address of the report of its table. Empty if there is none.
     """
     record, _ = read_listed(run)
     attempts, result, spec = record.ledger(), _result(record), _spec(run)

@@ -1,6 +1,8 @@
 """`furnace_hpc.load_grid` without training: plans, submissions, states, waiting and errors."""
 
+import json
 import os
+import pickle
 import re
 import threading
 from pathlib import Path
@@ -8,11 +10,13 @@ from pathlib import Path
 import pytest
 import typer
 from documents import ROOT, blocks
-from login_study import begin, command, end, finish, pack, specs, tree, write_grid
+from login_study import GRID, begin, command, end, finish, pack, specs, tree, write_grid
 
 import furnace_hpc as furnace
 from furnace_hpc import submit
 from furnace_hpc.api import study as study_module
+from furnace_hpc.config.grids.expansion import expand_rows
+from furnace_hpc.config.grids.grid import load_grid
 from furnace_hpc.host.access import GROUP_ACCESS
 from furnace_hpc.launch import local_queue
 from furnace_hpc.launch.grids.background import Answer
@@ -21,6 +25,7 @@ from furnace_hpc.launch.submission import write_submission
 from furnace_hpc.monitor.following import runs as following
 from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.journal import submissions
 from furnace_hpc.slurm import client
 
 HOSTILE = "<script>alert(1)</script>"
@@ -291,3 +296,47 @@ def test_the_package_lists_what_it_has():
     assert issubclass(furnace.UnavailableError, furnace.ConfigError)
     with pytest.raises(AttributeError, match="no attribute 'load_gird'"):
         furnace.load_gird  # noqa: B018
+
+
+def test_a_deepspeed_file_that_has_changed(place, without_ranks):
+    """Runs, ids and the declared plan have the content that load_grid has read, or are refused."""
+    file = place / "ds_configs" / "mine.json"
+    file.parent.mkdir()
+    before = (ROOT / "ds_configs" / "zero1.json").read_text()
+    file.write_text(before)
+    write_grid(place, base=GRID["base"] | {"deepspeed": "mine"})
+    study = furnace.load_grid("study.yaml")
+    ids = study.plan("local").runs["run_id"].to_list()
+    content = json.loads(before)
+    content["zero_optimization"]["reduce_bucket_size"] = 12_345
+    file.write_text(json.dumps(content))
+    changed = furnace.load_grid("study.yaml")  # it also replaces the cached rows of the other
+    fix = "ds_configs/mine.json was changed after the grid was read. Repeat the command; in Python"
+    for call in (study.plan, study.submit):
+        with pytest.raises(furnace.ConfigError, match=re.escape(fix)):
+            call("local")
+    assert not study.folder.path.exists()
+    assert not {*changed.plan("local").runs["run_id"].to_list()} & {*ids}
+    file.unlink()
+    with pytest.raises(furnace.ConfigError, match="unknown DeepSpeed file 'mine'"):
+        study.submit("local")
+    file.write_text(before)
+    assert study.plan("local").runs["run_id"].to_list() == ids
+    study.submit("local")
+    [submission] = submissions(study.folder)
+    specs = (submission.path / "specs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["config"]["deepspeed"] for line in specs] == [
+        row.config.deepspeed.model_dump(mode="json") for row in study.rows for _ in range(2)
+    ]
+
+
+def test_another_process_uses_what_load_grid_read(place):
+    """The process of a queue gets the grid, and expands it again."""
+    file = place / "mine.json"
+    file.write_text((ROOT / "ds_configs" / "zero1.json").read_text())
+    write_grid(place, base=GRID["base"] | {"deepspeed": "./mine.json"})
+    study = furnace.load_grid("study.yaml")
+    file.write_text((ROOT / "ds_configs" / "zero2.json").read_text())
+    received = pickle.loads(pickle.dumps(study.grid))
+    assert expand_rows(received) == list(study.rows)
+    assert expand_rows(load_grid("study.yaml")) != list(study.rows)

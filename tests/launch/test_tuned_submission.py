@@ -276,7 +276,7 @@ variants: {base: {}}
 """
 
 
-def submit_words(place: Path, data: Path) -> list[str]:
+def submit_arguments(place: Path, data: Path) -> list[str]:
     options = ["--grid", str(place / "tuned.yaml"), "--cluster", "local", "--data-root", str(data)]
     return [sys.executable, "-m", "furnace_hpc.submit", *options]
 
@@ -290,7 +290,7 @@ def test_a_real_queue_tunes_and_makes_the_table(small_root, tmp_path):
     """
     (tmp_path / "tuned.yaml").write_text(REAL)
     folder = tmp_path / "runs" / "tuned"
-    words = submit_words(tmp_path, small_root)
+    words = submit_arguments(tmp_path, small_root)
     with subprocess.Popen(words, cwd=tmp_path, start_new_session=True) as process:
         deadline = time.monotonic() + 300
         while not list(folder.glob("base~*/metrics/1.jsonl")):

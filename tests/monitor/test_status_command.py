@@ -1,13 +1,29 @@
 """The status and cancel commands on a local study, without Slurm."""
 
 import json
+import os
 import re
 import signal
 import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from login_study import begin, command, dead_holder, end, finish, grid, planned, specs, tree
+from login_study import (
+    begin,
+    command,
+    dead_holder,
+    end,
+    finish,
+    grid,
+    planned,
+    specs,
+    tree,
+    without_controller,
+)
 
 from furnace_hpc.config.grids.grid import with_settings
 from furnace_hpc.host import lifecycle
@@ -20,6 +36,7 @@ from furnace_hpc.runs.records.metrics import MetricsFile
 from furnace_hpc.runs.state import RunState
 
 DONE, RUNNING, FAILED, NEW = RUNS = [spec.run_id for spec in specs()]
+QUEUE_ENDED = "the queue on this machine has ended; run `furnace submit` again"
 ERROR = "RuntimeError: [bold]x[/red] " + "long " * 60 + "end"
 
 
@@ -75,11 +92,65 @@ def test_status_prints_one_line_per_run(folder):
     assert lines == [
         [RUNNING, "running", "1", "10/40", "0.5000", "1,234", "25 %", "10 %", "2 min 15 s"],
         [FAILED, "failed", "1", "9/40", "1.000", ERROR],
-        [NEW, "new", "0/40"],
+        [NEW, "new", "0/40", QUEUE_ENDED],
         [DONE, "done", "1", "9/40", "1.000"],
     ]
     assert summary == ["4 runs: 1 new, 1 running, 1 done, 1 failed"]
     assert tree(folder.path) == before
+
+
+@contextmanager
+def queue_of(folder: GridFolder, what: str = "queue") -> Iterator[None]:
+    """This process works on the grid, as a queue does."""
+    folder.lock.write_text(json.dumps(lifecycle.holder() | {"what": what}))
+    try:
+        yield
+    finally:
+        folder.lock.unlink()
+
+
+def test_runs_wait_for_the_queue_on_this_machine(folder):
+    """Also those that it will resume or retry. Plans do not change: the queue plans too."""
+    with queue_of(folder):
+        _, said, _ = give(folder, "status")
+        [line] = [line for line in said.splitlines() if line.startswith(NEW)]
+        assert re.split("  +", line)[1] == "queued"
+        assert f"waits in the queue of process {os.getpid()} on " in line
+        assert said.splitlines()[-1] == "4 runs: 1 queued, 1 running, 1 done, 1 failed"
+        states = [run.status.state for run in planned(folder.path.parent, grid()).runs]
+        assert states == [RunState.DONE, RunState.RUNNING, RunState.FAILED, RunState.NEW]
+        retried = planned(folder.path.parent, grid(), retry=frozenset({"failed"}))
+        write_submission(retried)
+        assert "4 runs: 2 queued, 1 running, 1 done" in give(folder, "status")[1]
+    assert "4 runs: 1 new, 1 running, 1 done, 1 failed" in give(folder, "status")[1]
+    with queue_of(folder, "submission"):
+        assert "4 runs: 1 new, 1 running, 1 done, 1 failed" in give(folder, "status")[1]
+
+
+@pytest.mark.parametrize("command_line", ["status --watch", "track --to tensorboard --follow"])
+def test_no_run_runs_and_the_queue_continues(folder, command_line):
+    """It plans the next stage of a tuned grid, or repeats a run. The commands wait for it."""
+    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
+    end(folder.run(RUNNING), "crash")
+    finish(specs()[3], folder)
+    name, *options = command_line.split()
+    words = [sys.executable, "-m", "furnace_hpc", name, "--grid", "study", *options]
+    with (
+        queue_of(folder),
+        subprocess.Popen(
+            [*words, *(["--every", "1"] if name == "track" else [])],
+            cwd=folder.path.parent.parent,
+            stdout=subprocess.PIPE,
+            env=without_controller(folder.path.parent.parent),
+            text=True,
+        ) as child,
+    ):
+        assert child.stdout.readline()
+        time.sleep(2)
+        is_waiting = child.poll() is None
+        folder.lock.write_text("{}")
+        child.communicate(timeout=60)
+    assert (is_waiting, child.returncode) == (True, 0)
 
 
 def test_json_is_in_the_order_of_the_grid(folder):

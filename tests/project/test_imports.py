@@ -46,6 +46,7 @@ MAY = {
     "publishing": {"host", "config", "runs", "tables", "data", "inference"},
     "commands": {
         "api",
+        "cli",  # as the modules beside it: `python -m furnace_hpc.commands.NAME`
         "console",
         "host",
         "config",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from login_study import without_controller
 
-from furnace_hpc.commands.demo import submit_words
+from furnace_hpc.commands.demo import submit_arguments
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,11 +145,11 @@ def test_demo_is_the_ablation(installed, tmp_path):
     assert "4 runs (4 start) on local" in quick.stdout
 
 
-def test_words_of_the_demo():
-    assert submit_words(False, "local", False) == ["--grid", "ablation", "--cluster", "local"]
-    words = submit_words(True, "devcluster", False)
-    assert words[4:] == ["--seed", "0", "--set", "steps=20", "--wait", "--yes"]
-    assert submit_words(False, "mine", False)[4:] == ["--wait"]
+def test_arguments_of_the_demo():
+    assert submit_arguments(False, "local", False) == ["--grid", "ablation", "--cluster", "local"]
+    arguments = submit_arguments(True, "devcluster", False)
+    assert arguments[4:] == ["--seed", "0", "--set", "steps=20", "--wait", "--yes"]
+    assert submit_arguments(False, "mine", False)[4:] == ["--wait"]
 
 
 def test_devcluster_comes_with_the_wheel(installed, tmp_path):

@@ -10,18 +10,20 @@ from typing import Any
 import pytest
 import torch
 from made_once import made_once
-from publish_study import NODE, SCORES, USER, make_study
+from publish_study import NODE, SCORES, USER, make_study, write_runs
 from tables_study import complete, study
 from use_study import STEP
 
 from furnace_hpc.cli import run_command
 from furnace_hpc.commands.publish import main
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.grids.grid import read_grid, results_name, with_settings
 from furnace_hpc.inference import Predictor
 from furnace_hpc.inference.model_folder import read_exported
 from furnace_hpc.publishing.card import _training
 from furnace_hpc.publishing.choice import choose
 from furnace_hpc.publishing.private import Private, without_paths
+from furnace_hpc.runs.folder import GridFolder
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +140,33 @@ def test_the_card_names_precision_and_processes(published: Path):
     origin = exported.provenance.model_copy(update={"world_size": 4, "zero_stage": 2})
     many = exported.model_copy(update={"provenance": origin})
     assert f"{precision}, ZeRO stage 2, 4 processes." in _training(chosen, many)
+
+
+def test_the_card_states_the_settings(
+    of_gretchen: Path, small_data: Path, tmp_path: Path, capsys: Any
+):
+    """A model of `--set` is one of another study. Settings of resources change no number."""
+    settings = ["optimizer.lr=0.002", "model.dropout=0.1", "resources.timeout_min=30"]
+    folder = GridFolder(tmp_path / "runs" / "study")
+    folder.path.mkdir(parents=True)
+    shutil.copy(of_gretchen / "runs" / "study" / "grid.yaml", folder.grid)
+    grid = with_settings(read_grid(folder.grid), settings)
+    write_runs(grid, folder, small_data)
+    options = [word for setting in settings for word in ("--set", setting)]
+    out = tmp_path / "out"
+    roots = ("--runs-root", folder.path.parent, "--out", out)
+    code, printed, problem = command(capsys, "--grid", "study", *options, *roots)
+    assert code == 0, problem
+    given = "--set optimizer.lr=0.002 --set model.dropout=0.1"
+    assert f" of `{given}` to {out}; read " in printed
+    text = (out / "README.md").read_text()
+    assert f"All rows were trained with `{given}`, which grid.yaml contains." in text
+    assert f"name: {results_name(grid)}-full" in text
+    published = read_grid(out / "grid.yaml")
+    assert published.settings == {"optimizer.lr": 0.002, "model.dropout": 0.1}
+    assert results_name(published) == results_name(grid) != "study"
+    config = read_exported(out).config
+    assert (config.optimizer.lr, config.model.dropout) == (0.002, 0.1)
 
 
 def test_a_folder_is_not_overwritten(published: Path, capsys: Any):

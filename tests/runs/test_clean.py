@@ -69,7 +69,7 @@ def give(folder: GridFolder, *arguments: str) -> tuple[int, str, str]:
 
 def clean(folder: GridFolder, *keep: str, also=(), get_status=read_status) -> None:
     plan = make_clean_plan(folder, get_status, keep or ("best",), also)
-    assert [problem for _, problem in free(folder, plan.doomed) if problem] == []
+    assert [problem for _, problem in free(folder, plan.to_delete) if problem] == []
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_what_cannot_be_deleted(folder, monkeypatch):
 
     monkeypatch.setattr(shutil, "rmtree", failing)
     plan = make_clean_plan(folder, read_status, ["best"], [])
-    problems = [problem for _, problem in free(folder, plan.doomed)]
+    problems = [problem for _, problem in free(folder, plan.to_delete)]
     assert len(problems) == 2
     assert problems[0].endswith("Permission denied")
     assert problems[1] == ""

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,8 +18,10 @@ from web_server import serving
 from furnace_hpc.config.cluster import ClusterProfile, load_profile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.webhook_file import masked_url, read_webhook
+from furnace_hpc.host import gpu_check
 from furnace_hpc.launch.submission import write_submission
 from furnace_hpc.runs.folder import GridFolder, write_json
+from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.notices import outbox
 from furnace_hpc.runs.notices.delivery import deliver
 from furnace_hpc.runs.records.result import write_result
@@ -55,10 +58,10 @@ follow_up.main(Path(sys.argv[1]))
 """
 
 
-def follow_up(folder: GridFolder, code: int = 0) -> str:
-    """Run the last follow-up job, after it has found no run to submit. Return all it printed."""
+def follow_up(folder: GridFolder, code: int = 0, script: str = NOTHING_LEFT) -> str:
+    """Run a follow-up job, by default one that finds no run to submit. Return all it printed."""
     done = subprocess.run(
-        [sys.executable, "-P", "-c", NOTHING_LEFT, str(submission(folder))],
+        [sys.executable, "-P", "-c", script, str(submission(folder))],
         cwd=folder.path.parent.parent,
         env=dict(os.environ) | {"PATH": "/nowhere"},
         capture_output=True,
@@ -182,6 +185,94 @@ def test_a_compute_node_without_network(folder, webhook):
         assert command("status", place, "--grid", "study").stderr == ""
         [sent] = server.received
     assert sent["runs"] == {"done": 3, "failed": 1}
+
+
+CANNOT_GO_ON = """
+import sys
+from furnace_hpc import follow_up
+from furnace_hpc.cli import run_command
+follow_up.PATIENCE_S = 0
+run_command(follow_up.main, [sys.argv[1]])
+"""
+
+
+@pytest.fixture
+def waiting(tmp_path, webhook) -> GridFolder:
+    """A grid whose four runs wait for a follow-up job."""
+    profile = ClusterProfile(name="c", executor="slurm", notify=str(webhook))
+    write_submission(planned(tmp_path / "runs", grid(settings={"steps": 20}), profile))
+    return GridFolder(tmp_path / "runs" / "study")
+
+
+def test_a_follow_up_job_that_cannot_continue(waiting, webhook):
+    """It sends the reason, once. The end of the runs is sent all the same."""
+    with serving() as server:
+        webhook.write_text(server.url)
+        said = follow_up(waiting, 1, CANNOT_GO_ON)
+        assert "WARNING" not in said
+        [sent] = server.received
+        follow_up(waiting, 1, CANNOT_GO_ON)
+        assert server.received == [sent]
+        follow_up(waiting)
+        assert [notice["event"] for notice in server.received] == ["grid_stuck", "grid_ended"]
+        assert len({notice["id"] for notice in server.received}) == 2
+    reason = next(line for line in said.splitlines() if line.startswith("error: "))
+    assert sent["reason"] == reason.removeprefix("error: ")
+    assert (sent["grid"], sent["settings"]) == ("study", {"steps": "20"})
+    assert sent["runs"] == {"new": 4}
+    command_line = f"submit --grid {waiting.grid} --set steps=20"
+    assert command_line in sent["command"]
+    assert sent["text"].startswith(
+        f"Furnace: grid study with steps=20 cannot continue: {sent['reason']}.  Runs: 4 new."
+    )
+    assert sent["text"].endswith(sent["command"])
+
+
+def test_sbatch_refuses_the_next_follow_up_job(waiting, webhook):
+    """The wave was submitted, and no job would submit the next one."""
+    one = Submission(submission(waiting))
+    submitted = NOTHING_LEFT.replace("False", "True")
+    with serving() as server:
+        webhook.write_text(server.url)
+        for name, event in (("first", "submitted"), ("second", "refused")):
+            one.note("intent", name=name, kind="follow-up", base=0, rows=[], cluster="c")
+            one.note(event, name=name, job_id="7", error="no")
+            follow_up(waiting, script=submitted)
+        [sent] = server.received
+    assert sent["event"] == "grid_stuck"
+    assert sent["reason"] == "sbatch refused the next follow-up job"
+
+
+def test_status_sends_that_it_cannot_continue(waiting, webhook, tmp_path):
+    """Not after a newer submission, which continues."""
+    webhook.write_text("http://127.0.0.1:1/x")
+    assert follow_up(waiting, 1, CANNOT_GO_ON).count("WARNING") == 1
+    path = submission(waiting) / "stuck.json"
+    write_json(path, json.loads(path.read_text()) | {"tried_unix_s": time.time() - 700})
+    with serving() as server:
+        webhook.write_text(server.url)
+        profile = ClusterProfile(name="c", executor="slurm", notify=str(webhook))
+        newer = write_submission(planned(tmp_path / "runs", grid(settings={"steps": 20}), profile))
+        assert list(outbox.send_missing(waiting)) == []
+        assert server.received == []
+        shutil.rmtree(newer.path)
+        assert len(list(outbox.send_missing(waiting))) == 1
+        assert list(outbox.send_missing(waiting)) == []
+        [sent] = server.received
+    assert sent["event"] == "grid_stuck"
+
+
+def test_gpus_that_cannot_be_used_are_the_reason(waiting, webhook):
+    """Then no further run starts. The notification of the end says why."""
+    record = {"usable": False, "run_id": "base-s0-1", "job_id": "7", "host": "n1", "error": "ECC"}
+    assert gpu_check._write(str(submission(waiting)), record)
+    with serving() as server:
+        webhook.write_text(server.url)
+        follow_up(waiting)
+        [sent] = server.received
+    assert sent["event"] == "grid_ended"
+    assert sent["reason"].startswith("not started: torch cannot use the GPUs (base-s0-1, job 7")
+    assert f"  Some runs were {sent['reason']}." in sent["text"]
 
 
 def test_old_notifications_are_not_sent(folder, webhook):

@@ -53,12 +53,17 @@ def make_study(home: Path, data: Path) -> Path:
         "metric": "test/digit/accuracy",
         "variants": {"base": {}, "full": {"loss.alpha": 0.5}},
     }
-    manifest = read_manifest(data)
     folder = GridFolder(home / "runs" / "study")
     write_atomically(folder.grid, yaml.safe_dump(grid, sort_keys=False))
-    for spec in expand(Grid.model_validate(grid), {"tridigits": manifest.fingerprint}):
-        _write_run(spec, folder, data, manifest)
+    write_runs(Grid.model_validate(grid), folder, data)
     return home / "runs"
+
+
+def write_runs(grid: Grid, folder: GridFolder, data: Path) -> None:
+    """Write all runs of the grid, with its settings."""
+    manifest = read_manifest(data)
+    for spec in expand(grid, {"tridigits": manifest.fingerprint}):
+        _write_run(spec, folder, data, manifest)
 
 
 def _write_run(spec: RunSpec, folder: GridFolder, data: Path, manifest: Manifest) -> None:

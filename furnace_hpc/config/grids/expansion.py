@@ -15,7 +15,7 @@ from furnace_hpc.config.base import NAME_PATTERN, short_name
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.ablate import Overrides
 from furnace_hpc.config.grids.exclude import Exclusion
-from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.config.grids.grid import DeepSpeedFiles, Grid
 from furnace_hpc.config.grids.initial_weights import check_sources, source_rows, with_sources
 from furnace_hpc.config.grids.overrides import apply_overrides
 from furnace_hpc.config.grids.own_code import with_own_code
@@ -32,7 +32,6 @@ from furnace_hpc.config.train_config import UNKNOWN_STEPS, RunSpec, TrainConfig,
 MAX_RUNS = 100_000  # a larger grid is a mistake in its axes
 MAX_KEYS = 1000  # of a row; the time for a key grows with their number
 MAX_MATCHES = 10_000_000  # rows x entries of exclude
-_DeepSpeedFiles = dict[str, tuple[Path, dict[str, Any]]]  # name -> path and content
 
 
 def expand(
@@ -67,7 +66,7 @@ def with_values(grid: Grid, row: GridRow, name: str, values: Overrides) -> GridR
     Raises:
         ConfigError: the config with these values is not valid.
     """
-    changed = _row(grid, name, row.variant, row.overrides | values, {})
+    changed = _row(grid, name, row.variant, row.overrides | values)
     return replace(changed, packs=row.packs)
 
 
@@ -91,14 +90,13 @@ def expand_rows(grid: Grid) -> list[GridRow]:
 def _expand_rows(grid: Grid) -> list[GridRow]:
     named = grid.rows()
     grid.check_settings()
-    files: _DeepSpeedFiles = {}
     exclusion = Exclusion(grid)
     rows, problems = [], list[tuple[str, str]]()
     for name, variant, overrides in _combinations(grid, named or {"": {}}):
         if exclusion.matches(variant, overrides):
             continue
         try:
-            rows.append(_row(grid, name, variant, overrides, files))
+            rows.append(_row(grid, name, variant, overrides))
         except ConfigError as error:
             problems += [(name, line) for line in str(error).splitlines()]
             if _are_too_many(problems):
@@ -183,9 +181,7 @@ def _hash(swept: Overrides) -> str:
     return hashlib.sha256(json.dumps(swept, default=str).encode()).hexdigest()[:8]
 
 
-def _row(
-    grid: Grid, name: str, variant: str, overrides: Overrides, files: _DeepSpeedFiles
-) -> GridRow:
+def _row(grid: Grid, name: str, variant: str, overrides: Overrides) -> GridRow:
     if not re.fullmatch(NAME_PATTERN, name):
         raise ConfigError(
             f"the name does not match {NAME_PATTERN}. Name the combinations under variants"
@@ -198,7 +194,7 @@ def _row(
     for key, value in [*grid.base.items(), *overrides.items()]:
         content = apply_overrides(content, {key: value})
         if isinstance(content.get("deepspeed"), str):
-            file, content["deepspeed"] = _deepspeed_file(content["deepspeed"], files)
+            file, content["deepspeed"] = _deepspeed_file(content["deepspeed"], grid.deepspeed_files)
     if "seed" in content:
         raise ConfigError("key 'seed' does not belong in a row. List the seeds under `seeds`")
     if "pack_seed" in content:
@@ -274,7 +270,23 @@ def _find(
     return entry
 
 
-def _deepspeed_file(name: str, files: _DeepSpeedFiles) -> tuple[Path, Overrides]:
+def check_deepspeed_files(grid: Grid) -> None:
+    """Check that the files still have the content with which the rows were made.
+
+    A notebook may have read the grid hours ago.
+
+    Raises:
+        ConfigError: a file was changed or deleted since.
+    """
+    for name, (path, content) in grid.deepspeed_files.items():
+        if _deepspeed_file(name, {})[1] != content:
+            raise ConfigError(
+                f"DeepSpeed file {path} was changed after the grid was read. Repeat the command; "
+                f"in Python, call load_grid again"
+            )
+
+
+def _deepspeed_file(name: str, files: DeepSpeedFiles) -> tuple[Path, Overrides]:
     """Path and content of the DeepSpeed file of this name."""
     if name not in files:
         path = find_file("DeepSpeed file", name)

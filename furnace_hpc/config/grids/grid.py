@@ -26,6 +26,7 @@ from furnace_hpc.config.parsing.validation import validate
 from furnace_hpc.config.train_config import TrainConfig
 
 MAX_SWEPT = 100  # keys of axes and zip
+DeepSpeedFiles = dict[str, tuple[Path, dict[str, Any]]]  # name -> path and content
 _RANGE = re.compile(r"([0-9]{1,9})\s*(?:-|\.\.|to)\s*([0-9]{1,9})")
 
 
@@ -129,6 +130,7 @@ class Grid(Config):
 
     _source: SourceText | None = PrivateAttr(default=None)  # the file that it was read from
     _own_code: OwnCode | None = PrivateAttr(default=None)  # of `code`; None in a copy by submit
+    _deepspeed_files: DeepSpeedFiles = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -173,6 +175,11 @@ class Grid(Config):
     def own_code(self) -> OwnCode | None:
         """The files of `code`. None without it, and in the copy of a grid that submit wrote."""
         return self._own_code
+
+    @property
+    def deepspeed_files(self) -> DeepSpeedFiles:
+        """The DeepSpeed files that its rows have named so far. Each is read once."""
+        return self._deepspeed_files
 
     @model_validator(mode="after")
     def _lists(self) -> "Grid":
@@ -282,9 +289,8 @@ class Grid(Config):
 
 
 def _texts(values: Any) -> list[str]:
-    if not isinstance(values, (list, tuple)):
-        return []
-    return [value for value in values if isinstance(value, str)]
+    known = values if isinstance(values, (list, tuple)) else []
+    return [value for value in known if isinstance(value, str)]
 
 
 def _numbers_of(found: re.Match[str]) -> str:
@@ -364,17 +370,16 @@ def with_settings(grid: Grid, settings: list[str]) -> Grid:
 
 
 def results_name(grid: Grid) -> str:
-    """Folder of the grid's results: its name, and a hash of what `--set` changes.
-
-    So a run with `--set` does not overwrite the table of the study.
-    """
-    settings = {
-        key: value for key, value in grid.settings.items() if not key.startswith("resources.")
-    }
-    if not settings:
+    """Folder of the results. Each `--set` has one of its own, with a hash of the settings."""
+    if not (settings := settings_of_numbers(grid)):
         return grid.name
-    digits = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{grid.name}-{digits}"
+    content = json.dumps(settings, sort_keys=True).encode()
+    return f"{grid.name}-{hashlib.sha256(content).hexdigest()[:8]}"
+
+
+def settings_of_numbers(grid: Grid) -> Overrides:
+    """The settings without those of resources, which change no number."""
+    return {key: value for key, value in grid.settings.items() if not key.startswith("resources.")}
 
 
 def select_names(names: list[str], chosen: Iterable[str], what: str) -> list[str]:

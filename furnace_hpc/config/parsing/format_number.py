@@ -20,11 +20,23 @@ def check_not_newer(path: Path, error: ValueError) -> None:
         return
     for problem in error.errors(include_url=False):
         is_format = problem["type"] == "literal_error" and problem["loc"][-1:] == ("format",)
-        if is_format and _is_newer(problem["input"], problem["ctx"]["expected"]):
-            raise ConfigError(
-                f"{path} has format {problem['input']}, and this Furnace reads format "
-                f"{problem['ctx']['expected']}. Use the newer Furnace that wrote it"
-            ) from None
+        if is_format:
+            check_number(path, problem["input"], problem["ctx"]["expected"])
+
+
+def check_number(path: Path, number: Any, known: str) -> None:
+    """Raise ConfigError if the format number of a file is above all known ones.
+
+    Args:
+        path: the file.
+        number: its number.
+        known: the known numbers, such as `1` or `1 or 2`.
+    """
+    if _is_newer(number, known):
+        raise ConfigError(
+            f"{path} has format {number}, and this Furnace reads format {known}. Use the newer "
+            f"Furnace that wrote it"
+        ) from None
 
 
 def _is_newer(number: Any, known: str) -> bool:

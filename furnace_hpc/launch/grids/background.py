@@ -14,10 +14,9 @@ from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.config.grids.row import GridRow
-from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.grids.options import Options
 from furnace_hpc.launch.planning.plan import Plan
-from furnace_hpc.launch.submission import read_holder
+from furnace_hpc.monitor.local_queue import live_queue
 from furnace_hpc.runs.folder import GridFolder
 
 PROCESS = "furnace_hpc.api.queue_process"  # the module that runs it
@@ -117,5 +116,4 @@ def has_queue(folder: GridFolder) -> bool:
     """Whether a queue on this machine works on a grid, whichever process has started it."""
     if own := own_queue(folder):
         own.process.poll()  # otherwise it stays as a zombie
-    holder = read_holder(folder)
-    return bool(holder and holder.get("what") == "queue" and lifecycle.is_alive(holder))
+    return bool(live_queue(folder))

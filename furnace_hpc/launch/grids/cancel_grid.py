@@ -11,8 +11,9 @@ from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.host import lifecycle
 from furnace_hpc.launch.arrays import ranges
 from furnace_hpc.launch.grids.messages import show_message
-from furnace_hpc.launch.submission import grid_lock, read_holder, recover_pending_submissions
+from furnace_hpc.launch.submission import grid_lock, recover_pending_submissions
 from furnace_hpc.monitor.job_cache import expire_job_cache
+from furnace_hpc.monitor.local_queue import read_holder
 from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import SCOPE, Submission, submissions

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from furnace_hpc.config.cluster import ClusterProfile
-from furnace_hpc.config.grids.expansion import expand_rows
+from furnace_hpc.config.grids.expansion import check_deepspeed_files, expand_rows
 from furnace_hpc.config.grids.grid import Grid, select_names
 from furnace_hpc.config.grids.row import GridRow
 from furnace_hpc.config.parsing.lookup import data_root, runs_root
@@ -63,9 +63,11 @@ def read_options(
     """Check the user's choices. Return them, and all rows of the grid.
 
     Raises:
-        ConfigError: a row has a problem, or a choice names something that does not exist.
+        ConfigError: a row has a problem, a DeepSpeed file has changed since the grid was read, or a
+            choice names something that does not exist.
     """
     rows = expand_rows(grid)
+    check_deepspeed_files(grid)
     options = Options(
         grid=grid,
         profile=profile,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 from furnace_hpc.monitor.grid_status import StatusLine, continues, overview
 from furnace_hpc.monitor.job_cache import JobCache
+from furnace_hpc.monitor.local_queue import live_queue
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import RunState
 
@@ -15,17 +16,18 @@ MAX_PAUSE_S = 30.0  # between two reads on a slow file system
 
 
 def follow(
-    folder: GridFolder, has_queue: Callable[[], bool] = lambda: False
+    folder: GridFolder, has_queue: Callable[[], bool] | None = None
 ) -> Iterator[tuple[list[StatusLine], JobCache]]:
     """Yield all runs and Slurm's answer, again and again. The last ones are final.
 
     Args:
         folder: a submitted grid.
-        has_queue: whether a queue on this machine works on the grid.
+        has_queue: whether a queue on this machine works on the grid. None: it is looked up.
     """
     while True:
         started_s = time.monotonic()
-        is_queued = has_queue()  # before the runs are read, so that the last ones are final
+        # before the runs are read, so that the last ones are final
+        is_queued = has_queue() if has_queue else bool(live_queue(folder))
         lines, job_cache = overview(folder)
         yield lines, job_cache
         if not is_queued and has_ended(folder, lines, job_cache):
@@ -34,7 +36,10 @@ def follow(
 
 
 def has_ended(folder: GridFolder, lines: list[StatusLine], job_cache: JobCache) -> bool:
-    """Whether no run can change without a command of the user."""
+    """Whether no run can change without a command of the user.
+
+    A queue on this machine may still start runs. Call `live_queue` before the runs are read.
+    """
     return not any(map(_moves, lines)) and not continues(folder, job_cache)
 
 

@@ -5,18 +5,18 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from furnace_hpc.runs.cleaning.plan import Doomed
+from furnace_hpc.runs.cleaning.plan import ToDelete
 from furnace_hpc.runs.cleaning.sizes import FREED
 from furnace_hpc.runs.folder import GridFolder
 
 
-def free(folder: GridFolder, doomed: Iterable[Doomed]) -> Iterator[tuple[Doomed, str]]:
+def free(folder: GridFolder, to_delete: Iterable[ToDelete]) -> Iterator[tuple[ToDelete, str]]:
     """Delete them one after the other. Yield each one, and the problem or an empty text.
 
     A folder is first renamed to `.freed-<name>.<8 hex digits>`. If a kill comes then, the next
     clean deletes it. Links are deleted, and never followed.
     """
-    for one in doomed:
+    for one in to_delete:
         try:
             _delete(folder, one.path)
         except FileNotFoundError:  # another process has deleted it

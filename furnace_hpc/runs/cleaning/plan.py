@@ -37,7 +37,7 @@ class Also(StrEnum):
     REPLACED = "replaced"
 
 
-class Doomed(NamedTuple):
+class ToDelete(NamedTuple):
     """A file or folder to delete."""
 
     path: Path
@@ -57,7 +57,7 @@ class Kept(NamedTuple):
 class CleanPlan:
     """The files to delete, and the checkpoints to keep."""
 
-    doomed: tuple[Doomed, ...]
+    to_delete: tuple[ToDelete, ...]
     kept: tuple[Kept, ...]
     notes: tuple[str, ...] = ()
     """Why files are kept that the user wanted to delete."""
@@ -65,7 +65,7 @@ class CleanPlan:
     @property
     def num_bytes(self) -> int:
         """Bytes that are freed."""
-        return sum(doomed.num_bytes for doomed in self.doomed)
+        return sum(one.num_bytes for one in self.to_delete)
 
 
 def make_clean_plan(
@@ -80,12 +80,12 @@ def make_clean_plan(
         also: more kinds of files to delete.
     """
     needed = needed_by_others(folder)
-    doomed, kept, has_live_runs = list[Doomed](), list[Kept](), False
+    to_delete, kept, has_live_runs = list[ToDelete](), list[Kept](), False
     for run in runs_in(folder):
         status = get_status(run)
         has_live_runs |= status.state in _LIVE
         unwanted, why = _of_run(run, status, keep, needed.get(run.run_id, ""))
-        doomed += unwanted
+        to_delete += unwanted
         freed = {found.path for found in unwanted}
         left = [path for path in _listed(run.checkpoints) if path not in freed]
         if left:
@@ -94,14 +94,14 @@ def make_clean_plan(
     if Also.FEATURES in also and has_live_runs:
         notes.append("cached features: runs are running or queued")
     elif Also.FEATURES in also:
-        doomed += _all_in(folder.features, Kind.FEATURES)
+        to_delete += _all_in(folder.features, Kind.FEATURES)
     if Also.CACHES in also:
-        doomed += [*_all_in(folder.tables_cache, Kind.CACHES), *_one(folder.slurm_cache)]
+        to_delete += [*_all_in(folder.tables_cache, Kind.CACHES), *_one(folder.slurm_cache)]
     if Also.REPLACED in also:
-        doomed += _all_in(folder.replaced, Kind.REPLACED)
-    known = {found.path for found in doomed}
-    doomed += [one for one in _temporary(folder) if not known & {one.path, *one.path.parents}]
-    return CleanPlan(tuple(doomed), tuple(kept), tuple(notes))
+        to_delete += _all_in(folder.replaced, Kind.REPLACED)
+    known = {found.path for found in to_delete}
+    to_delete += [one for one in _temporary(folder) if not known & {one.path, *one.path.parents}]
+    return CleanPlan(tuple(to_delete), tuple(kept), tuple(notes))
 
 
 _LIVE = (RunState.RUNNING, RunState.QUEUED, RunState.UNKNOWN)
@@ -124,7 +124,7 @@ def runs_in(folder: GridFolder) -> list[RunFolder]:
 
 def _of_run(
     run: RunFolder, status: RunStatus, keep: Collection[Keep], needed: str
-) -> tuple[list[Doomed], str]:
+) -> tuple[list[ToDelete], str]:
     """Return the checkpoints of a run to delete, and why the others are kept."""
     if run.checkpoints.is_symlink():
         return [], "its folder of checkpoints is a link, which is not followed"
@@ -135,7 +135,7 @@ def _of_run(
     left_behind = [path for path in _listed(run.checkpoints) if _is_left_behind(path)]
     if status.state is not RunState.DONE:
         stale = [path for path in left_behind if ".tmp-" in path.name and _age_s(path) > STALE_S]
-        return _doomed(stale), "it can be resumed"
+        return _checkpoints_to_delete(stale), "it can be resumed"
     try:
         result = read_result(run)
     except ConfigError:
@@ -144,7 +144,7 @@ def _of_run(
         return [], "it can be resumed"
     kept, why = _kept_steps(run, result, keep, needed)
     unwanted = [run.checkpoint(step) for step in steps_of(run) if step not in kept]
-    return _doomed([*unwanted, *left_behind]), why
+    return _checkpoints_to_delete([*unwanted, *left_behind]), why
 
 
 def _kept_steps(
@@ -186,29 +186,29 @@ def _is_left_behind(path: Path) -> bool:
     return name.startswith("aside-step-") or (name.startswith("step-") and ".tmp-" in name)
 
 
-def _temporary(folder: GridFolder) -> Iterator[Doomed]:
+def _temporary(folder: GridFolder) -> Iterator[ToDelete]:
     """Yield temporary files that were left behind, and what an earlier clean has not deleted."""
     for place, folders, names in os.walk(folder.path):  # follows no links
         found = [Path(place, name) for name in (*folders, *names) if is_temporary(name)]
         for path in found:
             if FREED.fullmatch(path.name) or _age_s(path) > STALE_S:
-                yield Doomed(path, Kind.TEMPORARY, size_of(path).num_bytes)
+                yield ToDelete(path, Kind.TEMPORARY, size_of(path).num_bytes)
         folders[:] = [name for name in folders if not is_temporary(name)]
 
 
-def _all_in(folder: Path, kind: Kind) -> list[Doomed]:
+def _all_in(folder: Path, kind: Kind) -> list[ToDelete]:
     if folder.is_symlink():  # it may lead out of the grid's folder
         return []
-    return [Doomed(path, kind, size_of(path).num_bytes) for path in _listed(folder)]
+    return [ToDelete(path, kind, size_of(path).num_bytes) for path in _listed(folder)]
 
 
-def _one(path: Path) -> list[Doomed]:
-    return [Doomed(path, Kind.CACHES, size_of(path).num_bytes)] if path.exists() else []
+def _one(path: Path) -> list[ToDelete]:
+    return [ToDelete(path, Kind.CACHES, size_of(path).num_bytes)] if path.exists() else []
 
 
-def _doomed(paths: list[Path]) -> list[Doomed]:
+def _checkpoints_to_delete(paths: list[Path]) -> list[ToDelete]:
     return [
-        Doomed(path, _kind_of_checkpoint(path), size_of(path).num_bytes) for path in sorted(paths)
+        ToDelete(path, _kind_of_checkpoint(path), size_of(path).num_bytes) for path in sorted(paths)
     ]
 
 

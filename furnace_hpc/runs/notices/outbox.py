@@ -1,7 +1,8 @@
-"""The notification of a submission: `notice.json` keeps it until a webhook has accepted it.
+"""The notifications of a submission: a file keeps each until a webhook has accepted it.
 
-    submissions/<n>/notice.json   the text, and the times at which it was tried and sent
-                    notice.lock   exists while a process sends it
+    submissions/<n>/notice.json   all runs have ended: the text, and when it was tried and sent
+                    stuck.json    the same, if its follow-up job could not continue
+                    notice.lock   exists while a process sends one
 
 A compute node may have no network. Then `furnace status` and `furnace submit --wait` send it, or
 `submit(wait=True)` in Python.
@@ -24,7 +25,7 @@ from furnace_hpc.runs.folder import GridFolder, write_json
 
 TIMEOUT_S = 10.0  # of one try, the look-up of the name included
 PAUSES_S = (2.0, 10.0)  # before the second and third try
-NOTICE, LOCK = "notice.json", "notice.lock"
+NOTICE, STUCK, LOCK = "notice.json", "stuck.json", "notice.lock"
 STALE_S = 120  # age of a lock whose process cannot be seen from here
 AGAIN_S = 600  # between tries of commands on the login node
 EXPIRED_S = 3 * 86400  # older notifications are not sent
@@ -48,22 +49,28 @@ def _of_profile(submission: Path, key: str) -> str:
         return ""
 
 
-def put(submission: Path, notice: dict[str, Any]) -> None:
-    """Keep a notification until it is sent. A submission has one: a sent one stays as it is."""
-    known = _read(submission)
+def put(submission: Path, notice: dict[str, Any], name: str = NOTICE) -> None:
+    """Keep a notification until it is sent. A submission has one of each name.
+
+    If it was sent, it stays as it is.
+    """
+    known = _read(submission, name)
     if known is None or not known["sent_unix_s"]:
         times = {"made_unix_s": time.time(), "tried_unix_s": None, "sent_unix_s": None}
-        write_json(submission / NOTICE, {**times, "notice": notice})
+        write_json(submission / name, {**times, "notice": notice})
 
 
-def is_unsent(submission: Path) -> bool:
+def is_unsent(submission: Path, name: str = NOTICE) -> bool:
     """Whether there is a notification that was not sent."""
-    known = _read(submission)
+    known = _read(submission, name)
     return known is not None and not known["sent_unix_s"]
 
 
 def send(
-    submission: Path, pauses_s: Sequence[float] = PAUSES_S, timeout_s: float = TIMEOUT_S
+    submission: Path,
+    pauses_s: Sequence[float] = PAUSES_S,
+    timeout_s: float = TIMEOUT_S,
+    name: str = NOTICE,
 ) -> str:
     """Send a submission's notification unless it was sent. Return the problem, empty if none.
 
@@ -71,7 +78,7 @@ def send(
     the two sends it twice.
     """
     with _claim(submission) as is_ours:
-        known = _read(submission)
+        known = _read(submission, name)
         if not is_ours or known is None or known["sent_unix_s"]:
             return ""
         from furnace_hpc.runs.notices.delivery import deliver  # urllib is slow to import
@@ -83,34 +90,39 @@ def send(
         else:
             content = json.dumps(known["notice"], allow_nan=False).encode()
             problem = deliver(url, content, pauses_s, timeout_s)
-        name = "tried_unix_s" if problem else "sent_unix_s"
-        write_json(submission / NOTICE, known | {name: time.time()})
+        time_of = "tried_unix_s" if problem else "sent_unix_s"
+        write_json(submission / name, known | {time_of: time.time()})
         return problem
 
 
 def send_missing(folder: GridFolder, timeout_s: float = 5.0) -> Iterator[str]:
     """Send the notifications that jobs could not send. Yield a line for each, sent or not.
 
-    Each is tried once in ten minutes, for three days.
+    Each is tried once in ten minutes, for three days. If the user has submitted again, or the runs
+    have ended since, it is not reported that a follow-up job could not continue.
     """
-    for submission in folder.all_submissions():
-        known = _read(submission)
+    every = folder.all_submissions()
+    waiting = [(submission, NOTICE) for submission in every]
+    waiting += [(newest, STUCK) for newest in every[-1:] if _read(newest, NOTICE) is None]
+    for submission, name in waiting:
+        known = _read(submission, name)
         if known is None or known["sent_unix_s"]:
             continue
         now_s = time.time()
         tried_s, made_s = known["tried_unix_s"] or 0, known["made_unix_s"]
         if now_s - made_s > EXPIRED_S or now_s - tried_s < AGAIN_S:
             continue
-        if problem := send(submission, (), timeout_s):
+        if problem := send(submission, (), timeout_s, name):
             yield f"WARNING: the notification could not be sent: {problem}"
-        elif not is_unsent(submission):
-            yield "sent the notification that the follow-up job could not send"
+        elif not is_unsent(submission, name):
+            sender = "queue on this machine" if is_local(submission) else "follow-up job"
+            yield f"sent the notification that the {sender} could not send"
 
 
-def _read(submission: Path) -> dict[str, Any] | None:
-    """Return the content of notice.json. None if it is missing or damaged."""
+def _read(submission: Path, name: str) -> dict[str, Any] | None:
+    """Return the content of a notification. None if it is missing or damaged."""
     try:
-        content = read_json(submission / NOTICE)
+        content = read_json(submission / name)
     except (OSError, ValueError):
         return None
     names = {"made_unix_s", "tried_unix_s", "sent_unix_s", "notice"}
