@@ -130,7 +130,8 @@ class ClusterProfile(Config):
     max_array_size: int | None = Field(
         default=None,
         ge=2,
-        description="highest index of an array + 1 [Slurm's MaxArraySize]",
+        description="most elements of an array, and highest index + 1 [Slurm's MaxArraySize, or "
+        "max_array_tasks of its SchedulerParameters]",
     )
     max_submit_jobs: int | None = Field(
         default=None,

@@ -43,7 +43,7 @@ from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission, job_name, submissions
 from furnace_hpc.slurm import client, die_with_parent, test_only
 from furnace_hpc.slurm.environment import environment_of_jobs
-from furnace_hpc.slurm.parsing import parse_count, submitted_id
+from furnace_hpc.slurm.parsing import largest_array, submitted_id
 from furnace_hpc.slurm.sbatch_errors import hint, is_away, is_doubtful, short
 
 SBATCH_TIMEOUT_S = 90
@@ -167,10 +167,19 @@ def try_plan(plan: Plan) -> dict[Shape, client.CommandResult]:
 
 
 def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:
-    """Return what the site accepts now, from the profile, else from Slurm."""
-    size = profile.max_array_size or parse_count(client.configuration().get("MaxArraySize", ""))
+    """Return what the site accepts now, from the profile, else from Slurm.
+
+    Raises:
+        ConfigError: the site has no arrays.
+    """
+    size = profile.max_array_size or largest_array(client.configuration())
     if size is None:
         size = DEFAULT_MAX_ARRAY_SIZE
+    if size < 1:
+        raise ConfigError(
+            "this Slurm has no job arrays (MaxArraySize = 0), which grids need: ask the "
+            "administrators, or start single runs with `submit --prepare` and slurm/train.sbatch"
+        )
     most = profile.max_submit_jobs or client.submit_limit(profile.account, profile.qos)
     if most is None:
         return Limits(size)

@@ -65,7 +65,8 @@ _HINTS = (
     ),
     (
         r"invalid job array",
-        "set `max_array_size` in the profile to MaxArraySize of `scontrol show config`",
+        "set `max_array_size` in the profile to MaxArraySize of `scontrol show config`, or to "
+        "max_array_tasks of its SchedulerParameters if that is smaller",
     ),
     (
         r"(node|partition) configuration|node count|CPU count|more processors|Memory|resource|gres",

@@ -95,6 +95,7 @@ def test_a_real_cluster_has_no_failure():
     [
         ({"AccountingStorageType": "accounting_storage/none"}, "accounting", "warn", "off"),
         ({"MaxArraySize": "0"}, "MaxArraySize", "fail", "arrays are off"),
+        ({"SchedulerParameters": "max_array_tasks=5"}, "max_array_tasks", "ok", "5: larger"),
         ({"MaxArraySize": "(null)"}, "MaxArraySize", "warn", "not in Slurm's settings"),
         ({"JobRequeue": "0"}, "JobRequeue", "warn", "only jobs that ask for it are requeued"),
         ({"KillWait": "30 sec"}, "KillWait", "ok", "30 sec"),
