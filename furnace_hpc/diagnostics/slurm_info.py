@@ -66,7 +66,7 @@ def ask(account: str | None = None, qos: str | None = None) -> SlurmFacts | None
     if not config:
         return None
     commands = dict(COMMANDS)
-    commands["associations"] += (f"user={client.user_name()}", f"format={ASSOCIATION}")
+    commands["associations"] += (*client.own_associations(), f"format={ASSOCIATION}")
     with ThreadPoolExecutor(len(commands) + 1) as pool:
         limit = pool.submit(client.submit_limit, account, qos)
         outputs = pool.map(lambda command: _output(*command), commands.values())

@@ -12,6 +12,7 @@ from furnace_hpc.config.grids.trials import row_of
 from furnace_hpc.config.parsing.run_names import TRIAL
 from furnace_hpc.host import gpu_check, lifecycle
 from furnace_hpc.host.regular_file import read_regular
+from furnace_hpc.launch.measured.limits import site_longest_min
 from furnace_hpc.launch.planning.plan import Choices, Plan, PlannedRun, Scope, Shape
 from furnace_hpc.launch.planning.planner import make_plan
 from furnace_hpc.launch.submission import read_scope
@@ -25,7 +26,6 @@ from furnace_hpc.runs.snapshot import source
 from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt
 from furnace_hpc.runs.submitted import SubmissionRow
 from furnace_hpc.runs.trust import check_trusted
-from furnace_hpc.slurm.client import longest_min
 
 
 def remaining_rows(
@@ -76,10 +76,10 @@ def plan_next_stage(
     if not rows:
         return None
     newest = scopes[-1][1]
-    choices = _choices(newest, grid, resolver)
+    profile = read_profile(submission)
+    choices = _choices(newest, grid, resolver, profile)
     # Of all submissions: a row's source may be on data that only an earlier one has used.
     fingerprints = dict(row.data for found in submissions(folder) for row in found.rows)
-    profile = read_profile(submission)
     # `remaining_rows` has decided about those that these submissions started.
     begun = {row.run_id for found, _ in scopes for row in found.rows if row.to_do}
     if grid.tune is None:
@@ -116,7 +116,9 @@ def plan_next_stage(
     return replace(plan, scope=newest if plan.num_later else None)
 
 
-def _choices(scope: Scope, grid: Grid, resolver: StatusResolver) -> Choices:
+def _choices(
+    scope: Scope, grid: Grid, resolver: StatusResolver, profile: ClusterProfile
+) -> Choices:
     """The user's choices, as the scope of a submission has kept them."""
     return Choices(
         code_hash=code_hash(),
@@ -128,7 +130,7 @@ def _choices(scope: Scope, grid: Grid, resolver: StatusResolver) -> Choices:
         retry=frozenset(scope.retry),
         resume_with=scope.resume_with,
         canary=scope.canary,
-        longest_min=longest_min,
+        longest_min=site_longest_min(profile),
     )
 
 

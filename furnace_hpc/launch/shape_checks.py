@@ -69,7 +69,7 @@ def find_refused(
     lines = []
     for shape, answer in answers.items():
         partition = shape.partition or profile.partition
-        problem = _above_time_limit(shape, partition)
+        problem = _above_time_limit(shape, partition, profile)
         if not problem and (words := refusal(answer, partition, shape.nodes)):
             runs = counted(len(shapes[shape]), "run")
             problem = f"sbatch would refuse {runs} of {shape}: {words}: {hint(words)}"
@@ -77,8 +77,8 @@ def find_refused(
     return lines
 
 
-def _above_time_limit(shape: Shape, partition: str | None) -> str:
-    longest = client.longest_min(partition)
+def _above_time_limit(shape: Shape, partition: str | None, profile: ClusterProfile) -> str:
+    longest = client.time_limit_min(partition, profile.account, profile.qos)
     if not longest or shape.timeout_min <= longest:
         return ""
     name = f"partition {partition}" if partition else "the default partition"
