@@ -98,6 +98,22 @@ def test_follow_up_jobs_have_few_flags(tmp_path):
     assert found(follow_up_partition="cpu") == {"comment": "x", "requeue": True}
 
 
+@pytest.mark.parametrize(
+    ("changes", "constraint"),
+    [
+        ({}, "a100&ib"),
+        ({"follow_up_partition": "cpu"}, None),
+        ({"constraint": "[rack1*2&rack2*2]"}, None),
+        ({"constraint": None}, None),
+    ],
+)
+def test_constraint_of_follow_up_jobs(tmp_path, changes, constraint):
+    """Some sites refuse every job without a constraint."""
+    profile = ClusterProfile.model_validate(FULL | changes)
+    made = follow_up_parameters(profile, "name", ["1"], tmp_path / "submissions/1", tmp_path)
+    assert made.get("constraint") == constraint
+
+
 def test_prepare_prints_words_of_a_shell():
     profile = ClusterProfile.model_validate(FULL | {"sbatch": SITE})
     flags_of_site = tuple(sorted((name, "" if v is True else v) for name, v in SITE.items()))
