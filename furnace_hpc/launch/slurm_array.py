@@ -35,6 +35,7 @@ from furnace_hpc.launch.shape_checks import (
     check_flag_names,
     find_refused,
     note_dropped_variables,
+    note_shared_cores,
     try_shapes,
 )
 from furnace_hpc.launch.submission import Draft, draft, read_scope, withdraw, write_submission
@@ -68,6 +69,7 @@ def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
     check_path(plan.folder.path.resolve())
     check_flag_names(plan.shapes)
     note_dropped_variables()
+    note_shared_cores(plan.shapes, plan.profile)
     with ThreadPoolExecutor(1) as aside:  # the test takes as long as an sbatch
         answers = aside.submit(try_plan, plan)
         limits = site_limits(plan.profile, live_jobs)

@@ -211,6 +211,22 @@ def lacks_nodes_now(partition: str | None, nodes: int) -> bool:
     return sum(map(is_usable, states.values())) < nodes <= len(states)
 
 
+def threads_per_core(partition: str | None) -> int:
+    """The most threads of a core that nodes of these partitions (None: the default one) have.
+
+    Partitions that give whole nodes are left out. 1 if Slurm does not answer.
+    """
+    chosen = [f"--partition={partition}"] if partition else []
+    answer = _run("sinfo", "--noheader", "--format=%P|%Z|%h", *chosen)
+    rows = read_table(answer.text, (PLAIN, r"[0-9]+\+?", PLAIN)).rows if answer.ok else []
+    counts = [
+        parse_count(threads)
+        for name, threads, sharing in rows
+        if (partition or name.endswith("*")) and not sharing.startswith("EXCLUSIVE")
+    ]
+    return max((count for count in counts if count), default=1)
+
+
 @cache
 def configuration() -> dict[str, str]:
     """Read `scontrol show config`. Empty if the controller does not answer."""

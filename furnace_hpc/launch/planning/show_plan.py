@@ -255,6 +255,7 @@ def batch_texts(plan: Plan) -> Iterator[str]:
         check_flag_names,
         find_refused,
         note_dropped_variables,
+        note_shared_cores,
     )
     from furnace_hpc.launch.slurm_array import batch_text, try_plan
     from furnace_hpc.slurm.sbatch_errors import short
@@ -262,6 +263,8 @@ def batch_texts(plan: Plan) -> Iterator[str]:
     check_flag_names(plan.shapes)
     note_dropped_variables()
     elsewhere = _other_cluster(plan.profile)
+    if not elsewhere:
+        note_shared_cores(plan.shapes, plan.profile)
     answers = try_plan(plan) if has_slurm() and not elsewhere else {}
     limits = Limits(plan.profile.max_array_size or DEFAULT_MAX_ARRAY_SIZE)
     for array in next_wave(plan.shapes, limits):
