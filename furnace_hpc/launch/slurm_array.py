@@ -174,18 +174,28 @@ def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:
     Raises:
         ConfigError: the site has no arrays.
     """
+    size = array_size(profile)
+    most = profile.max_submit_jobs or client.submit_limit(profile.account, profile.qos)
+    if most is None:
+        return Limits(size)
+    return Limits(size, most - live_jobs - int(profile.follow_up))
+
+
+def array_size(profile: ClusterProfile) -> int:
+    """Return the largest size of an array, from the profile, else from Slurm, else the default.
+
+    Raises:
+        ConfigError: the site has no arrays.
+    """
     size = profile.max_array_size or largest_array(client.configuration())
     if size is None:
-        size = DEFAULT_MAX_ARRAY_SIZE
+        return DEFAULT_MAX_ARRAY_SIZE
     if size < 1:
         raise ConfigError(
             "this Slurm has no job arrays (MaxArraySize = 0), which grids need: ask the "
             "administrators, or start single runs with `submit --prepare` and slurm/train.sbatch"
         )
-    most = profile.max_submit_jobs or client.submit_limit(profile.account, profile.qos)
-    if most is None:
-        return Limits(size)
-    return Limits(size, most - live_jobs - int(profile.follow_up))
+    return size
 
 
 def _check_accepted(plan: Plan, answers: Mapping[Shape, client.CommandResult]) -> None:

@@ -206,6 +206,21 @@ def test_a_site_without_arrays_is_refused(monkeypatch, size):
         slurm_array.site_limits(profile, 0)
 
 
+def test_a_dry_run_shows_the_arrays_of_the_site(tmp_path, monkeypatch, capsys):
+    from furnace_hpc.launch.planning import show_plan
+
+    Slurm(monkeypatch)
+    monkeypatch.setattr(show_plan, "has_slurm", lambda: True)
+    monkeypatch.setattr(show_plan, "cluster_name", lambda: "here")
+    settings = {"MaxArraySize": "1001", "SchedulerParameters": "max_array_tasks=3"}
+    monkeypatch.setattr(slurm_array.client, "configuration", lambda: settings)
+    print_batch_texts(planned(tmp_path, grid(), ClusterProfile.model_validate(FULL), snapshot="a"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("#SBATCH --array")] == [
+        *("#SBATCH --array=0-2%3", "#SBATCH --array=0%1")
+    ]
+
+
 def test_a_dry_run_with_a_refused_shape_fails(tmp_path, monkeypatch, capsys):
     from furnace_hpc.launch.planning import show_plan
 
