@@ -152,7 +152,10 @@ class ClusterProfile(Config):
         "tensorboard}]`. The local queue does it at its end",
     )
     retries: int = Field(
-        default=2, ge=0, description="times that follow-up jobs submit an interrupted run again"
+        default=2,
+        ge=0,
+        description="times that follow-up jobs submit an interrupted run again. After a time limit "
+        "or a preemption it does not count",
     )
     exclude_after_failures: int | None = Field(
         default=2,

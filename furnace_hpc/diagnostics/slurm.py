@@ -112,7 +112,7 @@ def requeue(facts: SlurmFacts) -> Check:
     if facts.config.get("JobRequeue") == "1":
         return ok("JobRequeue", "1: jobs start again after a node failure")
     found = "0: only jobs that ask for it are requeued; Furnace's do (--requeue)"
-    hint = "run `furnace drill`; if jobs are not requeued, raise retries in the profile"
+    hint = "run `furnace drill`; if jobs are not requeued, follow-up jobs submit their runs again"
     return warn("JobRequeue", found, hint)
 
 

@@ -19,7 +19,7 @@ from furnace_hpc.launch.submission import read_scope
 from furnace_hpc.monitor.run_status import CANARY, CANCELLED, StatusResolver
 from furnace_hpc.monitor.tuning import next_stage
 from furnace_hpc.runs.code import code_hash
-from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.journal import Submission, submissions
 from furnace_hpc.runs.own_code import own_code_to_copy
 from furnace_hpc.runs.snapshot import source
@@ -27,13 +27,16 @@ from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt
 from furnace_hpc.runs.submitted import SubmissionRow
 from furnace_hpc.runs.trust import check_trusted
 
+STOPPED = ("time_limit", "preempted")
+
 
 def remaining_rows(
     submission: Submission, folder: GridFolder, retries: int, resolver: StatusResolver
 ) -> dict[Shape, list[int]]:
     """Return, by shape, the rows that were never submitted, and interrupted ones to retry.
 
-    It leaves out runs that failed by themselves, were cancelled, or are in a later submission.
+    It leaves out runs that failed by themselves, were cancelled, or are in a later submission. Runs
+    that Slurm stopped do not count as retries: they come here if the site does not requeue jobs.
     Nothing remains if a run found that its GPUs cannot be used.
     """
     if gpu_check.stop_reason(str(submission.path)):
@@ -48,7 +51,7 @@ def remaining_rows(
         run = folder.run(row.run_id)
         status, count = resolver.now(run), times[row.row]
         is_new = not count and status.state in (RunState.NEW, RunState.QUEUED)
-        is_retry = count <= retries and _is_retryable(status)
+        is_retry = _is_retryable(status) and (count <= retries or _was_stopped(run, status))
         limits = row.attempt.record()
         if (is_new or is_retry) and not lifecycle.exhausted_budget(str(run.path), limits):
             shapes.setdefault(Shape.read(row.shape), []).append(row.row)
@@ -187,6 +190,16 @@ def read_profile(submission: Submission) -> ClusterProfile:
 def _is_in_later(row: SubmissionRow, submission: Submission, resolver: StatusResolver) -> bool:
     job = resolver.places.get(row.run_id)
     return job is not None and job.submission != submission.path
+
+
+def _was_stopped(run: RunFolder, status: RunStatus) -> bool:
+    """Return whether the newest job began an attempt, and ended at its limit or by a preemption.
+
+    The budgets of attempts limit such runs.
+    """
+    attempt = lifecycle.read_attempt(str(run.path), lifecycle.newest_attempt(str(run.path)))
+    is_newest = bool(status.job_id) and attempt.get("job_id") == status.job_id
+    return is_newest and status.end_reason in STOPPED
 
 
 def _is_retryable(status: RunStatus) -> bool:
