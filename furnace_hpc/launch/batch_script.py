@@ -157,6 +157,7 @@ def sbatch_flags(profile: ClusterProfile, shape: Shape) -> list[str]:
         **_cpus_and_memory(profile),
         **_gpus(profile, shape),
         "time": shape.timeout_min,
+        "signal": f"USR2@{profile.signal_delay_s}",
         **_further_flags(profile, shape),
     }
     named = (

@@ -119,6 +119,7 @@ def test_prepare_prints_words_of_a_shell():
     flags_of_site = tuple(sorted((name, "" if v is True else v) for name, v in SITE.items()))
     words = sbatch_flags(profile, Shape(2, 4, 60, None, sbatch=flags_of_site))
     assert {"--exclusive", "--gres=nvme:1", "--mail-type=FAIL", "--wckey=key"} <= set(words)
+    assert f"--signal=USR2@{profile.signal_delay_s}" in words  # the template has 120 s
     assert shlex.split(" ".join(words)).count("--comment=it's #1; $(reboot)") == 1
     assert "--constraint=a100&ib" in shlex.split(" ".join(words))
 
