@@ -195,7 +195,8 @@ def _query_slurm(profile: ClusterProfile | None, write: str, partition: str) -> 
     if not with_gpus:
         return facts
     names, first = ",".join(part.name for part in parts), with_gpus[0]
-    return replace(facts, gpu_flags=try_gpu_flags(names, first.gpus, first.gpu_type, account))
+    site = node.site_flags(profile) if profile else []
+    return replace(facts, gpu_flags=try_gpu_flags(names, first.gpus, first.gpu_type, site))
 
 
 def _slurm_sections(facts: SlurmFacts | None, profile: ClusterProfile | None) -> list[Section]:

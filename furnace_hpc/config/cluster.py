@@ -130,7 +130,8 @@ class ClusterProfile(Config):
     max_array_size: int | None = Field(
         default=None,
         ge=2,
-        description="highest index of an array + 1 [Slurm's MaxArraySize]",
+        description="most elements of an array, and highest index + 1 [Slurm's MaxArraySize, or "
+        "max_array_tasks of its SchedulerParameters]",
     )
     max_submit_jobs: int | None = Field(
         default=None,
@@ -151,7 +152,10 @@ class ClusterProfile(Config):
         "tensorboard}]`. The local queue does it at its end",
     )
     retries: int = Field(
-        default=2, ge=0, description="times that follow-up jobs submit an interrupted run again"
+        default=2,
+        ge=0,
+        description="times that follow-up jobs submit an interrupted run again. After a time limit "
+        "or a preemption it does not count",
     )
     exclude_after_failures: int | None = Field(
         default=2,

@@ -5,9 +5,11 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.config.parsing.sbatch_flags import OF_DOCTOR_JOBS, as_words, merged
 from furnace_hpc.diagnostics.report import Check, Section, fail, from_json, ok, warn
 from furnace_hpc.launch.container import host_python
 from furnace_hpc.slurm.environment import clean_environment
@@ -82,18 +84,32 @@ def srun_command(profile: ClusterProfile | None, root: Path) -> list[str]:
 
 def profile_flags(profile: ClusterProfile) -> list[str]:
     """Flags of srun from the profile, with one GPU if it has GPUs."""
-    flags = []
-    for name in ("partition", "account", "qos", "constraint", "wckey"):
-        if value := getattr(profile, name):
-            flags.append(f"--{name}={value}")
+    flags = site_flags(profile)
+    if profile.partition:
+        flags.insert(0, f"--partition={profile.partition}")
     if not profile.gpu_flag or profile.gpus_per_node == 0:
         return flags
     one = "1"
     if profile.gpu_type:
         one = f"{profile.gpu_type}:1"
     if profile.gpu_flag == "gres":
-        return [*flags, f"--gres=gpu:{one}"]
+        return with_gres(flags, f"gpu:{one}")
     return [*flags, f"--gpus-per-node={one}"]
+
+
+def site_flags(profile: ClusterProfile) -> list[str]:
+    """Flags of the profile that a site may require of each job."""
+    names = ("account", "qos", "constraint", "wckey")
+    keys = [f"--{name}={value}" for name in names if (value := getattr(profile, name))]
+    more = (flag for flag in merged(profile.sbatch) if flag[0] in OF_DOCTOR_JOBS)
+    return keys + as_words(more)
+
+
+def with_gres(flags: Sequence[str], gpus: str) -> list[str]:
+    """Add GPUs to the flag --gres of these flags, which may not have one."""
+    others = [flag.removeprefix("--gres=") for flag in flags if flag.startswith("--gres=")]
+    kept = [flag for flag in flags if not flag.startswith("--gres=")]
+    return [*kept, f"--gres={','.join([gpus, *others])}"]
 
 
 def in_job() -> bool:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from furnace_hpc.config.cluster import ClusterProfile
+from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.sections.resources import Resources
+from furnace_hpc.launch.planning.shared_nodes import runs_per_node
 
 
 @dataclass(frozen=True)
@@ -116,16 +119,26 @@ class Need(NamedTuple):
         return self.amount <= self.of_node(kind)
 
 
+def runs_of_job(profile: ClusterProfile) -> int:
+    """Runs of a job, as in a submission. 1 if a node is too small for the profile's number."""
+    try:
+        return runs_per_node(profile, Resources())
+    except ConfigError:
+        return 1
+
+
 def _needs(profile: ClusterProfile, gpu_type: str | None) -> list[Need]:
-    ranks, gpus = profile.processes_per_node, profile.gpus_per_node
+    runs = runs_of_job(profile)
+    ranks, gpus = profile.processes_per_node * runs, profile.gpus_per_node
     if gpus is None:
         gpus = ranks
     if not profile.gpu_flag:
         gpus = 0
     cpus = (profile.cpus_per_task or 0) * ranks
+    cores = "cpus_per_task x processes_per_node" + " x runs_per_node" * (runs > 1)
     needs = [
         Need("gpus_per_node", gpus, lambda kind: kind.num_gpus(gpu_type)),
-        Need("cpus_per_task x processes_per_node", cpus, lambda kind: kind.cpus),
+        Need(cores, cpus, lambda kind: kind.cpus),
         Need("mem_gb", profile.mem_gb or 0, lambda kind: kind.memory_mb // 1024),
     ]
     return [need for need in needs if need.amount]

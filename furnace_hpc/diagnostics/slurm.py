@@ -2,13 +2,13 @@
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.diagnostics.report import Check, fail, ok, warn
 from furnace_hpc.diagnostics.slurm_info import NONE, SlurmFacts
 from furnace_hpc.diagnostics.slurm_partitions import ADMIN, each, gpu_flag, partitions, preemption
-from furnace_hpc.slurm.parsing import parse_count
+from furnace_hpc.slurm.parsing import largest_array, parse_count
 
 FEW_JOBS, SHORT_KILL_S = 50, 10
 
@@ -79,17 +79,19 @@ def accounting(facts: SlurmFacts) -> list[Check]:
 def limits(facts: SlurmFacts, profile: ClusterProfile | None) -> list[Check]:
     """The largest array, and the most jobs of a user."""
     most = (profile.max_submit_jobs if profile else None) or facts.submit_limit
-    return [_array_limit(facts.config.get("MaxArraySize", "")), _job_limit(most)]
+    return [_array_limit(facts.config), _job_limit(most)]
 
 
-def _array_limit(text: str) -> Check:
-    name, size = "MaxArraySize", parse_count(text)
+def _array_limit(config: Mapping[str, str]) -> Check:
+    name, size = "MaxArraySize", largest_array(config)
     if size is None:
         hint = "set max_array_size in the profile"
         return warn(name, "not in Slurm's settings; 1001 is assumed", hint)
     if size < 2:
-        return fail(name, f"{text}: job arrays are off", f"{ADMIN}; grids need arrays")
-    return ok(name, f"{text}: larger grids are split into several arrays")
+        return fail(name, f"{size}: job arrays are off", f"{ADMIN}; grids need arrays")
+    if size != parse_count(config.get("MaxArraySize", "")):
+        name = "max_array_tasks"
+    return ok(name, f"{size}: larger grids are split into several arrays")
 
 
 def _job_limit(most: int | None) -> Check:
@@ -110,7 +112,7 @@ def requeue(facts: SlurmFacts) -> Check:
     if facts.config.get("JobRequeue") == "1":
         return ok("JobRequeue", "1: jobs start again after a node failure")
     found = "0: only jobs that ask for it are requeued; Furnace's do (--requeue)"
-    hint = "run `furnace drill`; if jobs are not requeued, raise retries in the profile"
+    hint = "run `furnace drill`; if jobs are not requeued, follow-up jobs submit their runs again"
     return warn("JobRequeue", found, hint)
 
 

@@ -1,14 +1,18 @@
 """Read Slurm's settings, partitions, nodes and accounts. Each command runs once."""
 
 import re
+import shlex
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from furnace_hpc.config.errors import UnavailableError
+from furnace_hpc.diagnostics.node import with_gres
 from furnace_hpc.diagnostics.partitions import Partition, node_kinds
 from furnace_hpc.slurm import client
 from furnace_hpc.slurm.gres import gpus
 from furnace_hpc.slurm.parsing import PLAIN, is_usable, parse_count, parse_minutes, read_table
+from furnace_hpc.slurm.test_only import refusal
 
 COMMANDS = {
     "version": ("sinfo", "--version"),
@@ -66,7 +70,7 @@ def ask(account: str | None = None, qos: str | None = None) -> SlurmFacts | None
     if not config:
         return None
     commands = dict(COMMANDS)
-    commands["associations"] += (f"user={client.user_name()}", f"format={ASSOCIATION}")
+    commands["associations"] += (*client.own_associations(), f"format={ASSOCIATION}")
     with ThreadPoolExecutor(len(commands) + 1) as pool:
         limit = pool.submit(client.submit_limit, account, qos)
         outputs = pool.map(lambda command: _output(*command), commands.values())
@@ -87,22 +91,31 @@ def ask(account: str | None = None, qos: str | None = None) -> SlurmFacts | None
     )
 
 
-def try_gpu_flags(partition: str, gpus: int, gpu_type: str, account: str | None) -> dict[str, str]:
-    """Try each sbatch flag for GPUs with --test-only. Returns the problem of each flag."""
+def try_gpu_flags(partition: str, gpus: int, gpu_type: str, site: Sequence[str]) -> dict[str, str]:
+    """Try each sbatch flag for GPUs with --test-only. Returns the problem of each flag.
+
+    Args:
+        partition: one, or several.
+        gpus: GPUs of a node.
+        gpu_type: their type. Empty if Slurm names none.
+        site: other flags of sbatch, without which the site may refuse every job.
+    """
     prefix = gpu_type and f"{gpu_type}:"
+    others = [f"--partition={partition}", "--ntasks=1", "--time=1", *site]
     flags = {
-        "gpus_per_node": f"--gpus-per-node={prefix}{gpus}",
-        "gres": f"--gres=gpu:{prefix}{gpus}",
-        "gpus_per_task": f"--gpus-per-task={prefix}1",
+        "gpus_per_node": [*others, f"--gpus-per-node={prefix}{gpus}"],
+        "gres": with_gres(others, f"gpu:{prefix}{gpus}"),
+        "gpus_per_task": [*others, f"--gpus-per-task={prefix}1"],
     }
-    head = f"#!/bin/sh\n#SBATCH --partition={partition}\n#SBATCH --ntasks=1\n#SBATCH --time=1\n"
-    if account:
-        head += f"#SBATCH --account={account}\n"
-    scripts = [f"{head}#SBATCH {flag}\ntrue\n" for flag in flags.values()]
+    scripts = [
+        "".join(["#!/bin/sh\n", *(f"#SBATCH {shlex.quote(word)}\n" for word in words), "true\n"])
+        for words in flags.values()
+    ]
     with ThreadPoolExecutor(len(flags)) as pool:
         answers = pool.map(client.test_only, scripts)
-    errors = ("" if answer.ok else answer.error for answer in answers)
-    return dict(zip(flags, errors, strict=True))
+    return {
+        flag: refusal(answer, partition, 1) for flag, answer in zip(flags, answers, strict=True)
+    }
 
 
 def read_version(text: str) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Make the submitit parameters and the lines of a batch script from a profile and a shape."""
 
+import re
 import shlex
 import sys
 from collections.abc import Iterable
@@ -102,7 +103,10 @@ def follow_up_parameters(
     """
     return {
         **_common(profile, name, FOLLOW_UP_MIN),
-        **_optional(partition=profile.follow_up_partition or profile.partition),
+        **_optional(
+            partition=profile.follow_up_partition or profile.partition,
+            constraint=_constraint_of_follow_up(profile),
+        ),
         "nodes": 1,
         "ntasks_per_node": 1,
         "dependency": f"afterany:{':'.join(after)}",
@@ -115,6 +119,16 @@ def follow_up_parameters(
         ],
         "additional_parameters": {**_of_follow_up(profile, flags), "requeue": True},
     }
+
+
+def _constraint_of_follow_up(profile: ClusterProfile) -> str | None:
+    """Return the runs' constraint, because some sites refuse jobs without one.
+
+    In a partition of its own no node may have the feature. A number of nodes (`ib*4`) is for runs.
+    """
+    if profile.follow_up_partition or re.search(r"[*\[]", profile.constraint or ""):
+        return None
+    return profile.constraint
 
 
 def _of_follow_up(profile: ClusterProfile, flags: Iterable[Flag]) -> dict[str, str | bool]:
@@ -143,6 +157,7 @@ def sbatch_flags(profile: ClusterProfile, shape: Shape) -> list[str]:
         **_cpus_and_memory(profile),
         **_gpus(profile, shape),
         "time": shape.timeout_min,
+        "signal": f"USR2@{profile.signal_delay_s}",
         **_further_flags(profile, shape),
     }
     named = (

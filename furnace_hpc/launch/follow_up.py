@@ -12,20 +12,22 @@ from furnace_hpc.config.grids.trials import row_of
 from furnace_hpc.config.parsing.run_names import TRIAL
 from furnace_hpc.host import gpu_check, lifecycle
 from furnace_hpc.host.regular_file import read_regular
+from furnace_hpc.launch.measured.limits import site_longest_min
 from furnace_hpc.launch.planning.plan import Choices, Plan, PlannedRun, Scope, Shape
 from furnace_hpc.launch.planning.planner import make_plan
 from furnace_hpc.launch.submission import read_scope
 from furnace_hpc.monitor.run_status import CANARY, CANCELLED, StatusResolver
 from furnace_hpc.monitor.tuning import next_stage
 from furnace_hpc.runs.code import code_hash
-from furnace_hpc.runs.folder import GridFolder
+from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.journal import Submission, submissions
 from furnace_hpc.runs.own_code import own_code_to_copy
 from furnace_hpc.runs.snapshot import source
 from furnace_hpc.runs.state import RunState, RunStatus, close_open_attempt
 from furnace_hpc.runs.submitted import SubmissionRow
 from furnace_hpc.runs.trust import check_trusted
-from furnace_hpc.slurm.client import longest_min
+
+STOPPED = ("time_limit", "preempted")
 
 
 def remaining_rows(
@@ -33,7 +35,8 @@ def remaining_rows(
 ) -> dict[Shape, list[int]]:
     """Return, by shape, the rows that were never submitted, and interrupted ones to retry.
 
-    It leaves out runs that failed by themselves, were cancelled, or are in a later submission.
+    It leaves out runs that failed by themselves, were cancelled, or are in a later submission. Runs
+    that Slurm stopped do not count as retries: they come here if the site does not requeue jobs.
     Nothing remains if a run found that its GPUs cannot be used.
     """
     if gpu_check.stop_reason(str(submission.path)):
@@ -48,7 +51,7 @@ def remaining_rows(
         run = folder.run(row.run_id)
         status, count = resolver.now(run), times[row.row]
         is_new = not count and status.state in (RunState.NEW, RunState.QUEUED)
-        is_retry = count <= retries and _is_retryable(status)
+        is_retry = _is_retryable(status) and (count <= retries or _was_stopped(run, status))
         limits = row.attempt.record()
         if (is_new or is_retry) and not lifecycle.exhausted_budget(str(run.path), limits):
             shapes.setdefault(Shape.read(row.shape), []).append(row.row)
@@ -76,10 +79,10 @@ def plan_next_stage(
     if not rows:
         return None
     newest = scopes[-1][1]
-    choices = _choices(newest, grid, resolver)
+    profile = read_profile(submission)
+    choices = _choices(newest, grid, resolver, profile)
     # Of all submissions: a row's source may be on data that only an earlier one has used.
     fingerprints = dict(row.data for found in submissions(folder) for row in found.rows)
-    profile = read_profile(submission)
     # `remaining_rows` has decided about those that these submissions started.
     begun = {row.run_id for found, _ in scopes for row in found.rows if row.to_do}
     if grid.tune is None:
@@ -116,7 +119,9 @@ def plan_next_stage(
     return replace(plan, scope=newest if plan.num_later else None)
 
 
-def _choices(scope: Scope, grid: Grid, resolver: StatusResolver) -> Choices:
+def _choices(
+    scope: Scope, grid: Grid, resolver: StatusResolver, profile: ClusterProfile
+) -> Choices:
     """The user's choices, as the scope of a submission has kept them."""
     return Choices(
         code_hash=code_hash(),
@@ -128,7 +133,7 @@ def _choices(scope: Scope, grid: Grid, resolver: StatusResolver) -> Choices:
         retry=frozenset(scope.retry),
         resume_with=scope.resume_with,
         canary=scope.canary,
-        longest_min=longest_min,
+        longest_min=site_longest_min(profile),
     )
 
 
@@ -185,6 +190,16 @@ def read_profile(submission: Submission) -> ClusterProfile:
 def _is_in_later(row: SubmissionRow, submission: Submission, resolver: StatusResolver) -> bool:
     job = resolver.places.get(row.run_id)
     return job is not None and job.submission != submission.path
+
+
+def _was_stopped(run: RunFolder, status: RunStatus) -> bool:
+    """Return whether the newest job began an attempt, and ended at its limit or by a preemption.
+
+    The budgets of attempts limit such runs.
+    """
+    attempt = lifecycle.read_attempt(str(run.path), lifecycle.newest_attempt(str(run.path)))
+    is_newest = bool(status.job_id) and attempt.get("job_id") == status.job_id
+    return is_newest and status.end_reason in STOPPED
 
 
 def _is_retryable(status: RunStatus) -> bool:

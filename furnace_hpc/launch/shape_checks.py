@@ -21,6 +21,8 @@ from furnace_hpc.slurm.sbatch_errors import hint
 from furnace_hpc.slurm.test_only import refusal
 
 AT_A_TIME = 8  # calls of sbatch --test-only; each takes as long as a submission
+# Flags with which a job gets whole cores, or the whole node.
+WHOLE_CORES = {("hint", "nomultithread"), ("threads-per-core", "1"), ("exclusive", "")}
 
 Shapes = Mapping[Shape, list[int]]
 
@@ -50,6 +52,31 @@ def note_dropped_variables() -> None:
         )
 
 
+def note_shared_cores(shapes: Iterable[Shape], profile: ClusterProfile) -> None:
+    """Print a line if runs of a job need parts of cores. Slurm gives a core to one step only.
+
+    So some runs of the job would wait until others have ended.
+    """
+    threads: dict[str | None, int] = {}
+    for shape in shapes:
+        cpus = (profile.cpus_per_task or 1) * shape.processes_per_node
+        has_own = WHOLE_CORES & set(shape.sbatch) or "cpus-per-gpu" in dict(shape.sbatch)
+        if shape.runs_per_node == 1 or has_own or not client.has_slurm():
+            continue
+        partition = shape.partition or profile.partition
+        if partition not in threads:
+            threads[partition] = client.threads_per_core(partition)
+        number = threads[partition]
+        if cpus % number:
+            show_message(
+                f"a core has {number} CPUs here, and each of {shape.runs_per_node} runs of a job "
+                f"asks for {counted(cpus, 'CPU')}. Two runs cannot share a core, so some wait for "
+                f"others: set cpus_per_task to a multiple of {number}",
+                on_stderr=True,
+            )
+            return
+
+
 def try_shapes(
     shapes: Shapes, test: Callable[[Array], CommandResult]
 ) -> dict[Shape, CommandResult]:
@@ -69,7 +96,7 @@ def find_refused(
     lines = []
     for shape, answer in answers.items():
         partition = shape.partition or profile.partition
-        problem = _above_time_limit(shape, partition)
+        problem = _above_time_limit(shape, partition, profile)
         if not problem and (words := refusal(answer, partition, shape.nodes)):
             runs = counted(len(shapes[shape]), "run")
             problem = f"sbatch would refuse {runs} of {shape}: {words}: {hint(words)}"
@@ -77,8 +104,8 @@ def find_refused(
     return lines
 
 
-def _above_time_limit(shape: Shape, partition: str | None) -> str:
-    longest = client.longest_min(partition)
+def _above_time_limit(shape: Shape, partition: str | None, profile: ClusterProfile) -> str:
+    longest = client.time_limit_min(partition, profile.account, profile.qos)
     if not longest or shape.timeout_min <= longest:
         return ""
     name = f"partition {partition}" if partition else "the default partition"

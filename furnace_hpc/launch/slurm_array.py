@@ -35,6 +35,7 @@ from furnace_hpc.launch.shape_checks import (
     check_flag_names,
     find_refused,
     note_dropped_variables,
+    note_shared_cores,
     try_shapes,
 )
 from furnace_hpc.launch.submission import Draft, draft, read_scope, withdraw, write_submission
@@ -43,7 +44,7 @@ from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.journal import Submission, job_name, submissions
 from furnace_hpc.slurm import client, die_with_parent, test_only
 from furnace_hpc.slurm.environment import environment_of_jobs
-from furnace_hpc.slurm.parsing import parse_count, submitted_id
+from furnace_hpc.slurm.parsing import largest_array, submitted_id
 from furnace_hpc.slurm.sbatch_errors import hint, is_away, is_doubtful, short
 
 SBATCH_TIMEOUT_S = 90
@@ -68,6 +69,7 @@ def submit_plan(plan: Plan, live_jobs: int) -> list[str]:
     check_path(plan.folder.path.resolve())
     check_flag_names(plan.shapes)
     note_dropped_variables()
+    note_shared_cores(plan.shapes, plan.profile)
     with ThreadPoolExecutor(1) as aside:  # the test takes as long as an sbatch
         answers = aside.submit(try_plan, plan)
         limits = site_limits(plan.profile, live_jobs)
@@ -167,14 +169,33 @@ def try_plan(plan: Plan) -> dict[Shape, client.CommandResult]:
 
 
 def site_limits(profile: ClusterProfile, live_jobs: int) -> Limits:
-    """Return what the site accepts now, from the profile, else from Slurm."""
-    size = profile.max_array_size or parse_count(client.configuration().get("MaxArraySize", ""))
-    if size is None:
-        size = DEFAULT_MAX_ARRAY_SIZE
+    """Return what the site accepts now, from the profile, else from Slurm.
+
+    Raises:
+        ConfigError: the site has no arrays.
+    """
+    size = array_size(profile)
     most = profile.max_submit_jobs or client.submit_limit(profile.account, profile.qos)
     if most is None:
         return Limits(size)
     return Limits(size, most - live_jobs - int(profile.follow_up))
+
+
+def array_size(profile: ClusterProfile) -> int:
+    """Return the largest size of an array, from the profile, else from Slurm, else the default.
+
+    Raises:
+        ConfigError: the site has no arrays.
+    """
+    size = profile.max_array_size or largest_array(client.configuration())
+    if size is None:
+        return DEFAULT_MAX_ARRAY_SIZE
+    if size < 1:
+        raise ConfigError(
+            "this Slurm has no job arrays (MaxArraySize = 0), which grids need: ask the "
+            "administrators, or start single runs with `submit --prepare` and slurm/train.sbatch"
+        )
+    return size
 
 
 def _check_accepted(plan: Plan, answers: Mapping[Shape, client.CommandResult]) -> None:

@@ -35,6 +35,7 @@ from furnace_hpc.slurm.sbatch_errors import has_no_cluster
 
 # A loaded controller answers within seconds. Slurm's commands themselves wait 10 s for a message.
 TIMEOUT_S = 30
+SLURMDBD = "accounting_storage/slurmdbd"
 _SACCT = ("sacct", "--allocations", "--noheader", "--parsable2")
 
 
@@ -210,6 +211,22 @@ def lacks_nodes_now(partition: str | None, nodes: int) -> bool:
     return sum(map(is_usable, states.values())) < nodes <= len(states)
 
 
+def threads_per_core(partition: str | None) -> int:
+    """The most threads of a core that nodes of these partitions (None: the default one) have.
+
+    Partitions that give whole nodes are left out. 1 if Slurm does not answer.
+    """
+    chosen = [f"--partition={partition}"] if partition else []
+    answer = _run("sinfo", "--noheader", "--format=%P|%Z|%h", *chosen)
+    rows = read_table(answer.text, (PLAIN, r"[0-9]+\+?", PLAIN)).rows if answer.ok else []
+    counts = [
+        parse_count(threads)
+        for name, threads, sharing in rows
+        if (partition or name.endswith("*")) and not sharing.startswith("EXCLUSIVE")
+    ]
+    return max((count for count in counts if count), default=1)
+
+
 @cache
 def configuration() -> dict[str, str]:
     """Read `scontrol show config`. Empty if the controller does not answer."""
@@ -229,6 +246,12 @@ def cluster_name() -> str | None:
     return configuration().get("ClusterName")
 
 
+def own_associations() -> list[str]:
+    """Words of `sacctmgr show assoc` that choose this user's on this cluster."""
+    name = cluster_name()
+    return [f"user={user_name()}", *([f"cluster={name}"] if name else [])]
+
+
 @cache
 def submit_limit(account: str | None, qos: str | None) -> int | None:
     """How many jobs the user may have at a time, where each array element counts as one.
@@ -236,8 +259,16 @@ def submit_limit(account: str | None, qos: str | None) -> int | None:
     It is the smallest limit of the association and of the quality of service. None if there is no
     limit, or the accounting does not show one.
     """
-    if configuration().get("AccountingStorageType") != "accounting_storage/slurmdbd":
+    if configuration().get("AccountingStorageType") != SLURMDBD:
         return None
+    associations, qualities = _used_limits(account, qos)
+    texts = [text for row in (*associations, *qualities) for text in row[1:3]]
+    limits = [limit for limit in map(parse_count, texts) if limit is not None]
+    return min(limits, default=None)
+
+
+def _used_limits(account: str | None, qos: str | None) -> tuple[list[list[str]], list[list[str]]]:
+    """Rows of the accounting for jobs with this account and QOS. None is the default one."""
     associations, qualities = _limits_of_accounting()
     # sacctmgr prints names in lower case, and sbatch takes them in any case.
     if account:
@@ -246,21 +277,23 @@ def submit_limit(account: str | None, qos: str | None) -> int | None:
         associations = associations[:1]
     default_qos = next((row[3] for row in associations if row[3]), "normal")
     quality = (qos or default_qos).lower()
-    texts = [text for row in associations for text in row[1:3]]
-    texts += [text for row in qualities if row[0].lower() == quality for text in row[1:3]]
-    return min((limit for limit in map(parse_count, texts) if limit is not None), default=None)
+    return associations, [row for row in qualities if row[0].lower() == quality]
 
 
+@cache
 def _limits_of_accounting() -> tuple[list[list[str]], list[list[str]]]:
-    """Rows of (account, limit, limit, default QOS) of this user, and of (QOS, limit, limit)."""
+    """Rows of (account, limit, limit, default QOS) of this user, and of (QOS, limit, limit, flags).
+
+    Other clusters with the same accounting have limits of their own. Their rows are left out.
+    """
     # the import takes 20 ms, which `--help` must not wait for
     from concurrent.futures import ThreadPoolExecutor
 
-    associations = f"user={user_name()}", "format=Account,MaxSubmitJobs,GrpSubmitJobs,DefaultQOS"
-    qualities = "format=Name,MaxSubmitJobsPerUser,GrpSubmitJobs"
+    associations = [*own_associations(), "format=Account,MaxSubmitJobs,GrpSubmitJobs,DefaultQOS"]
+    qualities = "format=Name,MaxSubmitJobsPerUser,GrpSubmitJobs,Flags"
     with ThreadPoolExecutor(2) as pool:  # each takes a fifth of a second
         first = pool.submit(_rows, 4, "sacctmgr", "show", "assoc", *associations)
-        second = pool.submit(_rows, 3, "sacctmgr", "show", "qos", qualities)
+        second = pool.submit(_rows, 4, "sacctmgr", "show", "qos", qualities)
         return first.result(), second.result()
 
 
@@ -285,9 +318,25 @@ def longest_min(partition: str | None) -> int | None:
     return max(known, default=None)
 
 
+def time_limit_min(
+    partition: str | None, account: str | None = None, qos: str | None = None
+) -> int | None:
+    """The longest time limit of jobs with this partition, account and QOS. None if there is none.
+
+    A QOS with the flag PartitionTimeLimit allows jobs that are longer than the partition's limit.
+    """
+    longest = longest_min(partition)
+    if longest is None or configuration().get("AccountingStorageType") != SLURMDBD:
+        return longest
+    _, qualities = _used_limits(account, qos)
+    is_lifted = any("PartitionTimeLimit" in row[3].split(",") for row in qualities)
+    return None if is_lifted else longest
+
+
 def forget_answers() -> None:
     """Forget what Slurm has answered. A notebook lives longer than these answers hold."""
-    for answer in (sbatch_options, configuration, submit_limit, longest_min):
+    known = (sbatch_options, configuration, submit_limit, longest_min, _limits_of_accounting)
+    for answer in known:
         answer.cache_clear()
 
 

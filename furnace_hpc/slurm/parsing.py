@@ -7,7 +7,7 @@ lines are kept apart.
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -152,6 +152,19 @@ def read_config(text: str) -> dict[str, str]:
     """Read `scontrol show config`, one key per line."""
     found = (re.fullmatch(r"([A-Za-z][\w-]*)\s*= ?(.*?)\s*", line) for line in text.split("\n"))
     return {pair[1]: pair[2] for pair in found if pair}
+
+
+def largest_array(settings: Mapping[str, str]) -> int | None:
+    """Return the most elements of an array. Their indices are below it. None if it is not known.
+
+    It is MaxArraySize, or max_array_tasks of SchedulerParameters if that is smaller.
+
+    Args:
+        settings: of `read_config`.
+    """
+    tasks = re.findall(r"\bmax_array_tasks=([0-9]+)", settings.get("SchedulerParameters", ""))
+    sizes = map(parse_count, [settings.get("MaxArraySize", ""), *tasks])
+    return min((size for size in sizes if size is not None), default=None)
 
 
 def parse_count(text: str) -> int | None:

@@ -43,9 +43,10 @@ def _held(text: str, action: str) -> Reason:
 
 
 def _never(text: str, fix: str) -> Reason:
-    return Reason(Starts.NEVER, text, f"{fix}, cancel it and submit")
+    return Reason(Starts.NEVER, text, f"{fix}, {CANCEL_AND_SUBMIT}")
 
 
+CANCEL_AND_SUBMIT = "cancel it and submit"
 SUBMIT_RELEASES = "run `furnace submit` to release it"
 RELEASE = "run `scontrol release JOB` to release it"
 _OTHER_ACCOUNT = "fix account in the profile"

@@ -2,6 +2,8 @@
 
 import re
 
+from furnace_hpc.slurm.reasons import CANCEL_AND_SUBMIT, explain
+
 # The controller may have taken the job before its answer was lost.
 _DOUBTFUL = re.compile(
     r"timed out|took longer|transmit|Unexpected message|Zero Bytes|unknown reason|"
@@ -15,11 +17,19 @@ _AWAY = re.compile(
     r"Rate limit exceeded|temporarily unable to accept",
     re.IGNORECASE,
 )
+# A limit that sbatch names before its message, such as QOSMaxWallDurationPerJobLimit. Numbers of
+# submitted jobs have a hint of their own.
+_LIMIT = re.compile(r"\b(?:QOS|Assoc)(?:Grp|Max|Min)(?!Submit)\w+", re.IGNORECASE)
 _HINTS = (
     (
-        r"Submit\w*Limit|submit limit|MaxJobCount",
+        r"Submit\w*Limit|MaxJobCount",
         "you have as many jobs as the site allows: wait for some to end, or set `max_submit_jobs` "
         "in the profile",
+    ),
+    (
+        r"submit limit, user's size",  # Slurm names no limit
+        "a limit of your account or QOS: you have as many jobs as it allows, or each asks for too "
+        "much (`sacctmgr show qos`)",
     ),
     (
         r"invalid partition|partition specified|permitted to use this partition",
@@ -44,6 +54,7 @@ _HINTS = (
         "`scontrol show reservation` lists them and who may use them: fix `reservation` in "
         "`sbatch`",
     ),
+    (r"invalid node name", "`sinfo -N` lists the nodes: fix `nodelist` in `sbatch`"),
     (r"license", "`scontrol show licenses` lists the licenses: fix `licenses` in `sbatch`"),
     (r"mutually exclusive|Invalid --", "fix the keys of `sbatch` in the profile and the grid"),
     (r"wckey", "set `wckey` in the profile to the site's value, or to null"),
@@ -54,7 +65,8 @@ _HINTS = (
     ),
     (
         r"invalid job array",
-        "set `max_array_size` in the profile to MaxArraySize of `scontrol show config`",
+        "set `max_array_size` in the profile to MaxArraySize of `scontrol show config`, or to "
+        "max_array_tasks of its SchedulerParameters if that is smaller",
     ),
     (
         r"(node|partition) configuration|node count|CPU count|more processors|Memory|resource|gres",
@@ -89,6 +101,10 @@ def has_no_cluster(message: str) -> bool:
 
 def hint(message: str) -> str:
     """How to fix what sbatch refused."""
+    limit = _LIMIT.search(message)
+    if limit and (reason := explain(limit[0])):
+        fix = reason.action.removesuffix(f", {CANCEL_AND_SUBMIT}")
+        return f"{reason.text}; {fix or 'wait for some to end'}"
     for pattern, advice in _HINTS:
         if re.search(pattern, message, re.IGNORECASE):
             return advice

@@ -110,6 +110,21 @@ def test_gpus_are_not_requested_by_gres(gres):
     assert "gres asks for GPUs. Use the keys gpus_per_node" in problem({"gres": gres})
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("gres/gpu:1", "asks for GPUs. Use the keys gpus_per_node"),
+        ("cpu=4,gres/gpu:a100=1", "asks for GPUs"),
+        ("cpu:8", "asks for cores. Use the key cpus_per_task"),
+    ],
+)
+def test_gpus_and_cores_are_not_tres_per_task(value, words):
+    assert f"tres-per-task {words}" in problem({"tres_per_task": value})
+    assert ClusterProfile.model_validate(
+        {"name": "c", "executor": "slurm", "sbatch": {"tres-per-task": "gres/nvme:1"}}
+    )
+
+
 def test_a_grid_replaces_and_removes_flags():
     profile = {"reservation": "week", "exclusive": True, "nice": "5"}
     changes = Resources(sbatch={"reservation": "day", "exclusive": None, "hint": "nomultithread"})

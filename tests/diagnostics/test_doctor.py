@@ -95,6 +95,7 @@ def test_a_real_cluster_has_no_failure():
     [
         ({"AccountingStorageType": "accounting_storage/none"}, "accounting", "warn", "off"),
         ({"MaxArraySize": "0"}, "MaxArraySize", "fail", "arrays are off"),
+        ({"SchedulerParameters": "max_array_tasks=5"}, "max_array_tasks", "ok", "5: larger"),
         ({"MaxArraySize": "(null)"}, "MaxArraySize", "warn", "not in Slurm's settings"),
         ({"JobRequeue": "0"}, "JobRequeue", "warn", "only jobs that ask for it are requeued"),
         ({"KillWait": "30 sec"}, "KillWait", "ok", "30 sec"),
@@ -154,6 +155,7 @@ def test_preemption(settings, part, levels):
         ({"nodes": 5}, "what a run asks", "nodes 5, there are 4"),
         ({"gpus_per_node": 5}, "what a run asks", "gpus_per_node 5, a node has 4"),
         ({"cpus_per_task": 32}, "what a run asks", "128, a node has 64"),
+        ({"cpus_per_task": 9, "runs_per_node": 2}, "what a run asks", "x runs_per_node 72, a node"),
         ({"mem_gb": 900}, "what a run asks", "mem_gb 900, a node has 488"),
         ({"gpu_type": "h100"}, "what a run asks", "gpu_type h100, nodes have a100"),
         ({"gpu_flag": "gpus_per_task"}, "GPU flag", "gpus_per_task is refused: no such flag"),

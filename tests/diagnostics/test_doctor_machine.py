@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_doctor import PROFILE
 
-from furnace_hpc.diagnostics import disk, node, this_machine
+from furnace_hpc.diagnostics import disk, node, slurm_info, this_machine
 from furnace_hpc.diagnostics.report import (
     Check,
     Section,
@@ -23,6 +23,7 @@ from furnace_hpc.diagnostics.report import (
     worst,
 )
 from furnace_hpc.runs.trust import GROUP_ACCESS
+from furnace_hpc.slurm.client import CommandResult
 
 GIB = 2**30
 MOUNTS = """\
@@ -279,6 +280,48 @@ def test_flags_of_the_job():
         for part in node.srun_command(None, Path("/r"))
         if part.startswith(("--gres", "--gpus"))
     ]
+
+
+def test_jobs_have_the_flags_that_a_site_requires():
+    """Without them the site refuses the job, or starts it outside of the reservation."""
+    flags = {"reservation": "big day", "licenses": "scratch:1", "exclusive": True, "gres": "nvme:1"}
+    others = {"mail-user": "me", "begin": "now+1hour"}  # of the runs alone
+    changes = {"sbatch": flags | others, "gpu_flag": "gres", "gpu_type": None, "partition": None}
+    profile = PROFILE.model_copy(update=changes | {"constraint": "gpu"})
+    assert node.profile_flags(profile) == [
+        *("--constraint=gpu", "--exclusive", "--licenses=scratch:1", "--reservation=big day"),
+        "--gres=gpu:1,nvme:1",
+    ]
+    profile = profile.model_copy(update={"gpu_flag": "gpus_per_node"})
+    assert node.profile_flags(profile)[-3:] == [
+        *("--licenses=scratch:1", "--reservation=big day", "--gpus-per-node=1")
+    ]
+
+
+def test_gpu_flags_are_tried_with_flags_of_the_site(monkeypatch):
+    def test_only(script: str) -> CommandResult:
+        scripts.append(script)
+        if "#SBATCH --qos=gpu\n" not in script:
+            return CommandResult(False, "", "allocation failure: Invalid qos specification")
+        if "--gpus-per-task" in script:
+            return CommandResult(False, "", "sbatch: unrecognized option '--gpus-per-task=1'")
+        # nodes are drained: a temporary state
+        return CommandResult(False, "", "allocation failure: Requested nodes are busy")
+
+    scripts: list[str] = []
+    monkeypatch.setattr(slurm_info.client, "test_only", test_only)
+    profile = PROFILE.model_copy(
+        update={"qos": "gpu", "sbatch": {"gres": "nvme:1", "comment": "#"}}
+    )
+    found = slurm_info.try_gpu_flags("a,b", 4, "a100", node.site_flags(profile))
+    assert found == {
+        "gpus_per_node": "",
+        "gres": "",
+        "gpus_per_task": "unrecognized option '--gpus-per-task=1'",
+    }
+    assert all("#SBATCH --partition=a,b\n" in script for script in scripts)
+    assert all("#SBATCH '--comment=#'\n" in script for script in scripts)
+    assert sum("#SBATCH --gres=gpu:a100:4,nvme:1\n" in script for script in scripts) == 1
 
 
 def test_on_a_machine_without_slurm(tmp_path):

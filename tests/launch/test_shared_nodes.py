@@ -15,6 +15,7 @@ from furnace_hpc.launch.local_queue import Slots
 from furnace_hpc.launch.planning.node_exclusion import failing_nodes
 from furnace_hpc.launch.planning.plan import Shape
 from furnace_hpc.launch.planning.shared_nodes import local_width, runs_per_node, unshared
+from furnace_hpc.launch.shape_checks import note_shared_cores
 from furnace_hpc.launch.slurm_array import batch_text
 from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.records.attempts import Attempt
@@ -200,3 +201,32 @@ def test_a_dead_node_counts_once_for_all_its_runs():
     assert failing_nodes([*runs, Attempt(**facts, holder=second)], 2) == ("a",)
     alone = [Attempt(**facts | {"runs_per_node": 1}, holder=first) for _ in range(2)]
     assert failing_nodes(alone, 2) == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags", "runs", "note"),
+    [
+        ({}, (), 4, "asks for 1 CPU."),
+        ({"cpus_per_task": 3}, (), 4, "asks for 3 CPUs."),
+        ({"cpus_per_task": 4}, (), 4, ""),
+        ({}, (("hint", "nomultithread"),), 4, ""),
+        ({}, (("exclusive", ""),), 4, ""),
+        ({}, (("cpus-per-gpu", "7"),), 4, ""),
+        ({}, (), 1, ""),
+        ({"partition": "whole"}, (), 4, ""),
+    ],
+)
+def test_runs_cannot_share_a_core(tmp_path, monkeypatch, capsys, changes, flags, runs, note):
+    """Slurm 22.05: two of four steps wait if a job of four CPUs has two cores."""
+    lines = 'case "$*" in *=whole*) echo "whole|2|EXCLUSIVE" ;; *) echo "cpu|1|NO"; echo "p*|2+|NO"'
+    (tmp_path / "sinfo").write_text(f"#!/bin/sh\n{lines} ;; esac\n")
+    (tmp_path / "sbatch").write_text("#!/bin/sh\n")
+    for name in ("sinfo", "sbatch"):
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    profile = ClusterProfile.model_validate({"name": "c", "executor": "slurm"} | changes)
+    shape = Shape(1, 1, 60, None, sbatch=flags, runs_per_node=runs)
+    note_shared_cores([shape], profile)
+    printed = capsys.readouterr().err
+    assert (note in printed) if note else not printed
+    assert not note or "set cpus_per_task to a multiple of 2" in printed

@@ -14,7 +14,7 @@ from furnace_hpc.launch import shape_checks, slurm_array
 from furnace_hpc.launch.batch_script import follow_up_parameters, sbatch_flags
 from furnace_hpc.launch.planning.plan import Shape
 from furnace_hpc.launch.planning.show_plan import print_batch_texts
-from furnace_hpc.launch.shape_checks import AT_A_TIME, check_flag_names, try_shapes
+from furnace_hpc.launch.shape_checks import AT_A_TIME, check_flag_names, find_refused, try_shapes
 from furnace_hpc.launch.submission import write_submission
 from furnace_hpc.slurm.client import CommandResult
 
@@ -98,11 +98,28 @@ def test_follow_up_jobs_have_few_flags(tmp_path):
     assert found(follow_up_partition="cpu") == {"comment": "x", "requeue": True}
 
 
+@pytest.mark.parametrize(
+    ("changes", "constraint"),
+    [
+        ({}, "a100&ib"),
+        ({"follow_up_partition": "cpu"}, None),
+        ({"constraint": "[rack1*2&rack2*2]"}, None),
+        ({"constraint": None}, None),
+    ],
+)
+def test_constraint_of_follow_up_jobs(tmp_path, changes, constraint):
+    """Some sites refuse every job without a constraint."""
+    profile = ClusterProfile.model_validate(FULL | changes)
+    made = follow_up_parameters(profile, "name", ["1"], tmp_path / "submissions/1", tmp_path)
+    assert made.get("constraint") == constraint
+
+
 def test_prepare_prints_words_of_a_shell():
     profile = ClusterProfile.model_validate(FULL | {"sbatch": SITE})
     flags_of_site = tuple(sorted((name, "" if v is True else v) for name, v in SITE.items()))
     words = sbatch_flags(profile, Shape(2, 4, 60, None, sbatch=flags_of_site))
     assert {"--exclusive", "--gres=nvme:1", "--mail-type=FAIL", "--wckey=key"} <= set(words)
+    assert f"--signal=USR2@{profile.signal_delay_s}" in words  # the template has 120 s
     assert shlex.split(" ".join(words)).count("--comment=it's #1; $(reboot)") == 1
     assert "--constraint=a100&ib" in shlex.split(" ".join(words))
 
@@ -160,6 +177,49 @@ def test_every_shape_is_tested_once_before_sbatch(tmp_path, monkeypatch, rows):
     assert "Requested reservation is invalid: `scontrol show reservation`" in str(caught.value)
     assert slurm.calls == len(plan.shapes) == 1 + bool(rows)
     assert not plan.folder.submissions.exists()
+
+
+def test_a_qos_may_lift_the_time_limit(monkeypatch):
+    """Slurm starts such a job, but the partition's limit is shorter."""
+    client = shape_checks.client
+    qualities = [["normal", "", "", ""], ["long", "", "", "PartitionTimeLimit"]]
+    monkeypatch.setattr(client, "configuration", lambda: {"AccountingStorageType": client.SLURMDBD})
+    monkeypatch.setattr(client, "_limits_of_accounting", lambda: ([], qualities))
+    monkeypatch.setattr(client, "longest_min", lambda partition: 5)
+    shapes = {Shape(1, 1, 60, "debug"): [0]}
+    answers = dict.fromkeys(shapes, CommandResult(True, "", f"sbatch: {STARTS}"))
+    profile = ClusterProfile.model_validate(FULL | {"qos": "long"})
+    assert find_refused(shapes, answers, profile) == []
+    [problem] = find_refused(shapes, answers, profile.model_copy(update={"qos": None}))
+    assert "timeout_min 60 is more than partition debug allows (5)" in problem
+
+
+@pytest.mark.parametrize("size", ["1001", "0"])
+def test_a_site_without_arrays_is_refused(monkeypatch, size):
+    settings = {"MaxArraySize": size, "SchedulerParameters": "max_array_tasks=50"}
+    monkeypatch.setattr(slurm_array.client, "configuration", lambda: settings)
+    monkeypatch.setattr(slurm_array.client, "submit_limit", lambda account, qos: None)
+    profile = ClusterProfile.model_validate(FULL)
+    if size != "0":
+        assert slurm_array.site_limits(profile, 0).max_array_size == 50
+        return
+    with pytest.raises(ConfigError, match=r"no job arrays \(MaxArraySize = 0\)"):
+        slurm_array.site_limits(profile, 0)
+
+
+def test_a_dry_run_shows_the_arrays_of_the_site(tmp_path, monkeypatch, capsys):
+    from furnace_hpc.launch.planning import show_plan
+
+    Slurm(monkeypatch)
+    monkeypatch.setattr(show_plan, "has_slurm", lambda: True)
+    monkeypatch.setattr(show_plan, "cluster_name", lambda: "here")
+    settings = {"MaxArraySize": "1001", "SchedulerParameters": "max_array_tasks=3"}
+    monkeypatch.setattr(slurm_array.client, "configuration", lambda: settings)
+    print_batch_texts(planned(tmp_path, grid(), ClusterProfile.model_validate(FULL), snapshot="a"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("#SBATCH --array")] == [
+        *("#SBATCH --array=0-2%3", "#SBATCH --array=0%1")
+    ]
 
 
 def test_a_dry_run_with_a_refused_shape_fails(tmp_path, monkeypatch, capsys):

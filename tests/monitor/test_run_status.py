@@ -207,6 +207,22 @@ def test_remaining_rows(folder):
     )
 
 
+@pytest.mark.parametrize(("word", "left"), [("TIMEOUT", [0]), ("PREEMPTED", [0]), ("FAILED", [])])
+def test_stops_by_slurm_are_no_retries(folder, word, left):
+    """At a site that does not requeue jobs, follow-up jobs start such runs again."""
+    made = submit(folder, {"5": range(4)})
+    for number in "678":
+        send(made, number, [0])
+    attempt(folder, 0, "8_0", "stopped")
+    others = {f"_5_{row}": "RUNNING" for row in (1, 2, 3)}
+    resolver = StatusResolver(folder, answer(**others, _8_0=word))
+    assert remaining_rows(made, folder, 2, resolver) == ({SMALL: left} if left else {})
+    # The job has begun no attempt: only `retries` ends that.
+    send(made, "9", [0])
+    resolver = StatusResolver(folder, answer(**others, _8_0=word, _9_0=word))
+    assert remaining_rows(made, folder, 2, resolver) == {}
+
+
 def test_out_of_memory_is_recorded_and_not_retried(folder):
     """Runs that may still be running are not submitted again either."""
     made = submit(folder, {"5": range(4)})

@@ -54,6 +54,39 @@ def test_a_missing_release_names_its_command(tmp_path):
     )
 
 
+POLICY = """Package files:
+ 500 http://archive.ubuntu.com/ubuntu noble-security/main amd64 Packages
+     release v=24.04,o=Ubuntu,a=noble-security,n=noble,l=Ubuntu,c=main,b=amd64
+ 500 http://archive.ubuntu.com/ubuntu noble/main amd64 Packages
+     release v=24.04,o=Ubuntu,a=noble,n=noble,l=Ubuntu,c=main,b=amd64
+"""
+DEBIAN = """ 500 http://mirror.example/debian bookworm/main amd64 Packages
+     release v=12.15,o=Debian,a=oldstable,n=bookworm,l=Debian,c=main,b=amd64
+"""
+
+
+@pytest.mark.parametrize(
+    ("policy", "mirror"),
+    [
+        (POLICY, "http://deb.debian.org/debian"),
+        (POLICY + DEBIAN, "http://mirror.example/debian"),
+    ],
+)
+@pytest.mark.skipif(os.geteuid() != 0, reason="asks for root first")
+def test_the_mirror_has_releases_of_debian(tmp_path, monkeypatch, policy, mirror):
+    """Ubuntu's own mirror has none."""
+    (tmp_path / "policy").write_text(policy)
+    programs = {"apt-cache": f"cat {tmp_path}/policy", "debootstrap": 'echo "$@"; exit 1'}
+    for name, line in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    done = roots("make", "24.11", place=tmp_path / "roots")
+    assert done.returncode == 1
+    assert f" trixie {tmp_path}/roots/24.11." in done.stderr
+    assert done.stderr.endswith(f" {mirror}\n")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="asks for root first")
 def test_a_command_runs_in_its_own_namespaces(tmp_path):

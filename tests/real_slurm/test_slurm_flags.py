@@ -85,6 +85,30 @@ def test_what_slurm_refuses_is_not_submitted(quiet: Cluster, tmp_path: Path):
     assert "is more than partition debug allows (5)" in refused("partition=debug")
 
 
+def test_limits_of_a_qos(quiet: Cluster, tmp_path: Path):
+    """A QOS may lift the partition's time limit. Another one refuses a job, and is explained."""
+    changes = (
+        "add qos furlong Flags=PartitionTimeLimit",
+        "add qos furshort Flags=DenyOnLimit MaxWall=10",
+        "modify user root set qos+=furlong,furshort",
+    )
+    for change in changes:
+        quiet.run("sacctmgr", "--immediate", *change.split())
+    try:
+        study = Study(quiet, tmp_path, profile={"partition": "debug", "qos": "furlong"})
+        assert study.submit("--dry-run").returncode == 0
+        study.submitted()
+        wait_until(lambda: study.starts().total() == 1, 60, "the run of an hour")
+        study.write({"partition": "a100", "qos": "furshort"})
+        done = study.submit("--dry-run", "--set", "steps=7")
+        assert done.returncode == 2
+        assert "QOSMaxWallDurationPerJobLimit" in done.stderr
+        assert "it asks for more than the QOS's limit of time for one job" in done.stderr
+    finally:
+        study.furnace("cancel", "--grid", "study")
+        quiet.run("sacctmgr", "--immediate", "delete", "qos", "furlong,furshort")
+
+
 def test_what_is_down_for_now_takes_jobs(quiet: Cluster, tmp_path: Path):
     """A partition that is down, or drained nodes, are no reason to refuse a job."""
     drained = Study(quiet, tmp_path / "drained")

@@ -12,6 +12,7 @@ from furnace_hpc.slurm.nodelist import array_elements, node_names
 from furnace_hpc.slurm.parsing import (
     Job,
     array_id,
+    largest_array,
     parse_minutes,
     read_accounting,
     read_config,
@@ -213,20 +214,72 @@ def test_a_cut_off_line_is_a_job_without_id():
     ]
 
 
-def test_limits_of_accounts_ignore_case(tmp_path, monkeypatch):
+def with_sacctmgr(lines: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Replace sacctmgr by these lines of shell, for cluster alpha."""
+    (folder / "sacctmgr").write_text(f"#!/bin/sh\n{lines}\n")
+    (folder / "sacctmgr").chmod(0o755)
+    patch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    settings = {"AccountingStorageType": client.SLURMDBD, "ClusterName": "alpha"}
+    client.forget_answers()
+    patch.setattr(client, "configuration", lambda: settings)
+
+
+@pytest.fixture
+def patched(tmp_path, monkeypatch):
+    """The arguments of `with_sacctmgr`. Its answers are forgotten at the end."""
+    yield tmp_path, monkeypatch
+    monkeypatch.undo()
+    client.forget_answers()
+
+
+def test_limits_of_accounts_ignore_case(patched):
     accounts = 'echo "CLUSTER: x"; echo "other|3||"; echo "mylab|9|7|Normal"'
-    answer = f'case "$*" in *assoc*) {accounts} ;; *) echo "normal|8|" ;; esac'
-    (tmp_path / "sacctmgr").write_text(f"#!/bin/sh\n{answer}\n")
-    (tmp_path / "sacctmgr").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(
-        client, "configuration", lambda: {"AccountingStorageType": "accounting_storage/slurmdbd"}
-    )
+    with_sacctmgr(f'case "$*" in *assoc*) {accounts} ;; *) echo "normal|8||" ;; esac', *patched)
     limit = client.submit_limit.__wrapped__
     assert [
         limit(account, qos) for account in ("MyLab", "mylab", "MYLAB") for qos in (None, "NORMAL")
     ] == [7] * 6
     assert limit("Other", None) == 3
+
+
+def test_limits_of_another_cluster_do_not_count(patched):
+    """One accounting serves several clusters, and the user may submit nothing on cluster beta."""
+    lines = """
+        case "$*" in
+        *assoc*cluster=alpha*) echo "lab|9||" ;;
+        *assoc*) echo "lab|0||"; echo "lab|9||" ;;
+        esac
+    """
+    with_sacctmgr(lines, *patched)
+    assert client.submit_limit("lab", None) == client.submit_limit(None, None) == 9
+
+
+def test_a_qos_lifts_the_time_limit_of_a_partition(patched):
+    rows = 'echo "normal|||"; echo "Long|||DenyOnLimit,PartitionTimeLimit"'
+    lines = f'case "$*" in *assoc*) echo "a|||"; echo "b|||long" ;; *) {rows} ;; esac'
+    with_sacctmgr(lines, *patched)
+    patched[1].setattr(client, "longest_min", lambda partition: {"p": 5}.get(partition))
+    assert client.time_limit_min("p") == client.time_limit_min("p", "a") == 5
+    assert client.time_limit_min("p", "a", "normal") == 5
+    assert client.time_limit_min("p", "a", "long") is client.time_limit_min("p", "b") is None
+    assert client.time_limit_min("free", "a") is None
+    patched[1].setattr(client, "configuration", dict)
+    assert client.time_limit_min("p", "a", "long") == 5  # without accounting there is no QOS
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters", "largest"),
+    [
+        ("10001", "(null)", 10001),
+        ("10001", "bf_continue,max_array_tasks=1000,bf_max_job_test=9", 1000),
+        ("1001", "max_array_tasks=5000", 1001),
+        ("(null)", "", None),
+        ("0", "max_array_tasks=7", 0),
+    ],
+)
+def test_the_largest_array(size, parameters, largest):
+    settings = {"MaxArraySize": size, "SchedulerParameters": parameters}
+    assert largest_array(settings) == largest
 
 
 def test_longest_time_limit_of_partitions(tmp_path, monkeypatch):

@@ -175,6 +175,7 @@ def test_any_output_of_any_command(tmp_path_factory, out, error, code):
         (folder / name).chmod(0o755)
     asked = [client.queue, lambda: client.accounting(["1"]), lambda: client.find_job("furnace-x")]
     asked += [client.configuration.__wrapped__, lambda: client.longest_min.__wrapped__("gpu,a40")]
+    client.forget_answers()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(folder))
         patch.setattr(
@@ -187,3 +188,4 @@ def test_any_output_of_any_command(tmp_path_factory, out, error, code):
                 ask()
             except UnavailableError:
                 assert code or ask in asked[:3]
+    client.forget_answers()

@@ -6,6 +6,7 @@ from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.slurm.sbatch_errors import hint, is_away, is_doubtful, short
 
 FAILED = "sbatch: error: Batch job submission failed: "
+POLICY = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
 
 REFUSED = [
     (f"{FAILED}Invalid partition name specified", "set `partition` in the profile"),
@@ -50,6 +51,17 @@ REFUSED = [
         "(job submit limit, user's size and/or time limits)",
         "set `max_submit_jobs` in the profile",
     ),
+    (
+        f"sbatch: error: QOSMaxWallDurationPerJobLimit {FAILED}{POLICY}",
+        "it asks for more than the QOS's limit of time for one job; ask for less, or fix qos",
+    ),
+    (
+        f"sbatch: error: QOSMinGRES allocation failure: {POLICY}",
+        "it asks for less than the QOS's minimum of GPUs or other GRES; fix qos in the profile",
+    ),
+    (f"sbatch: error: AssocGrpCpuLimit {FAILED}{POLICY}", "limit of CPUs; wait for some to end"),
+    (f"{FAILED}{POLICY}", "as many jobs as it allows, or each asks for too much"),
+    (f"{FAILED}Invalid node name specified", "fix `nodelist` in `sbatch`"),
     (f"{FAILED}User's group not permitted to use this partition", "set `partition` in the profile"),
     (f"{FAILED}Access/permission denied", "use a login node"),
     (

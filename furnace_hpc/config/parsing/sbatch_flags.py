@@ -80,6 +80,11 @@ switches thread-spec threads-per-core time-min tmp tres-per-task use-min-nodes w
 OTHERS = frozenset(_OTHERS.split())
 # The flags of the runs that a follow-up job has too: one core for some seconds, in the same queue.
 OF_FOLLOW_UPS = ("comment", "mail-type", "mail-user", "mcs-label", "nice", "reservation")
+# The flags of the runs that a job of `furnace doctor` has too: a small job on the same nodes.
+OF_DOCTOR_JOBS = (
+    *("comment", "exclusive", "gres", "hint", "licenses", "mcs-label", "network", "nice"),
+    *("prefer", "reservation", "threads-per-core"),
+)
 
 Flag = tuple[str, str]
 """Name and value. The value of a flag without one is empty."""
@@ -120,16 +125,20 @@ def _flag_value(value: Any) -> str | bool | None:
 
 
 def _check_flags(flags: dict[str, str | bool | None]) -> dict[str, str | bool | None]:
-    gres = flags.get("gres")
-    if isinstance(gres, str) and any(_is_gpu(item) for item in gres.split(",")):
-        raise ValueError(f"gres asks for GPUs. {_GPUS}")
+    for flag in ("gres", "tres-per-task"):
+        value = flags.get(flag)
+        names = [_resource(item) for item in value.split(",")] if isinstance(value, str) else []
+        if "gpu" in names:
+            raise ValueError(f"{flag} asks for GPUs. {_GPUS}")
+        if "cpu" in names:
+            raise ValueError(f"{flag} asks for cores. {OWNED['cpus-per-task']}")
     return flags
 
 
-def _is_gpu(item: str) -> bool:
-    """Whether an entry of --gres is a number of GPUs: gpu, gpu:4, gres/gpu:a100:4 or gres:gpu:4."""
+def _resource(item: str) -> str:
+    """The resource of an entry: gpu of gpu, gpu:4, gres/gpu:a100:4, gres:gpu:4 or gres/gpu=4."""
     name = re.sub("^gres[/:]", "", item.strip())
-    return name.partition(":")[0].partition("=")[0] == "gpu"
+    return re.split("[:=]", name)[0]
 
 
 _Written = str | int | bool | list[str | int] | None  # as in YAML, for editors

@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from furnace_hpc.config.cluster import ClusterProfile
-from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.sbatch_flags import merged
 from furnace_hpc.config.sections.resources import Resources
-from furnace_hpc.diagnostics.partitions import Partition
+from furnace_hpc.diagnostics.partitions import Partition, runs_of_job
 from furnace_hpc.diagnostics.report import NAME_WIDTH, Check, Section, fail, ok
 from furnace_hpc.diagnostics.slurm_info import SlurmFacts
 from furnace_hpc.launch.batch_script import sbatch_flags
 from furnace_hpc.launch.planning.plan import Shape
-from furnace_hpc.launch.planning.shared_nodes import runs_per_node
 from furnace_hpc.monitor.columns import duration
 from furnace_hpc.slurm import client
 from furnace_hpc.slurm.client import CommandResult
@@ -58,18 +56,10 @@ class Option:
             self.minutes,
             profile.partition,
             sbatch=merged(profile.sbatch),
-            runs_per_node=_runs_per_node(profile),
+            runs_per_node=runs_of_job(profile),
         )
         lines = [f"#SBATCH {flag}" for flag in sbatch_flags(profile, shape)]
         return "\n".join(["#!/bin/sh", *lines, "true", ""])
-
-
-def _runs_per_node(profile: ClusterProfile) -> int:
-    """As a submission, but 1 if the option's nodes are too small for the profile's number."""
-    try:
-        return runs_per_node(profile, Resources())
-    except ConfigError:
-        return 1
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from furnace_hpc.launch.measured.history import History
 from furnace_hpc.launch.planning.plan import Action, Choices, Plan, PlannedRun
 from furnace_hpc.monitor.forecast.cost import RunCost, TimeLimit, Work
 from furnace_hpc.monitor.forecast.recorded import Forecast, RunForecast
-from furnace_hpc.slurm.client import has_slurm, longest_min
+from furnace_hpc.slurm.client import has_slurm, time_limit_min
 
 MAX_LINES = 6  # kinds that are described
 
@@ -26,7 +26,7 @@ MAX_LINES = 6  # kinds that are described
 def site_longest_min(profile: ClusterProfile) -> Callable[[str | None], int | None]:
     """What returns the longest time limit of a partition: Slurm, if it is there."""
     if profile.executor == "slurm" and has_slurm():
-        return longest_min
+        return lambda partition: time_limit_min(partition, profile.account, profile.qos)
     return lambda _: None
 
 

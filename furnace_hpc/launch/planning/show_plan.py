@@ -255,16 +255,21 @@ def batch_texts(plan: Plan) -> Iterator[str]:
         check_flag_names,
         find_refused,
         note_dropped_variables,
+        note_shared_cores,
     )
-    from furnace_hpc.launch.slurm_array import batch_text, try_plan
+    from furnace_hpc.launch.slurm_array import array_size, batch_text, try_plan
     from furnace_hpc.slurm.sbatch_errors import short
 
     check_flag_names(plan.shapes)
     note_dropped_variables()
     elsewhere = _other_cluster(plan.profile)
+    if not elsewhere:
+        note_shared_cores(plan.shapes, plan.profile)
     answers = try_plan(plan) if has_slurm() and not elsewhere else {}
-    limits = Limits(plan.profile.max_array_size or DEFAULT_MAX_ARRAY_SIZE)
-    for array in next_wave(plan.shapes, limits):
+    size = plan.profile.max_array_size or DEFAULT_MAX_ARRAY_SIZE
+    if has_slurm() and not elsewhere:
+        size = array_size(plan.profile)
+    for array in next_wave(plan.shapes, Limits(size)):
         heading = f"# --- batch script of the array of {counted(len(array.rows), 'run')} ---"
         text = batch_text(plan, array, (plan.folder.submissions / "N").resolve())
         named = f"# furnace_check() {{ ... }}: the program {access.__file__}"
