@@ -31,7 +31,8 @@ Retry = Annotated[
     str, typer.Option(help="failed runs to retry: `failed`, or reasons, comma-separated")
 ]
 NewCode = Annotated[
-    str, typer.Option("--code", help="`new`: start runs of older code again at step 0")
+    str,
+    typer.Option("--code", help="`new`: start runs of older code or other weights again at step 0"),
 ]
 Adopt = Annotated[
     bool, typer.Option(help="use finished runs of the same config in another row or grid")

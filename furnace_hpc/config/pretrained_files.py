@@ -45,7 +45,7 @@ def check_pretrained(configs: Iterable[ModelConfig], may_lack: bool = False) -> 
         ConfigError: a line for each problem.
     """
     problems = []
-    for key, name in sorted(_named_weights(configs)):
+    for key, name in sorted(named_weights(configs)):
         try:
             _check(key, name, may_lack)
         except ConfigError as error:
@@ -54,7 +54,7 @@ def check_pretrained(configs: Iterable[ModelConfig], may_lack: bool = False) -> 
         raise ConfigError("\n".join(problems))
 
 
-def _named_weights(configs: Iterable[ModelConfig]) -> set[tuple[str, str]]:
+def named_weights(configs: Iterable[ModelConfig]) -> set[tuple[str, str]]:
     """(key, name) of all weights, such as ("text_weights", "bert-base-uncased").
 
     The key of a trained encoder is "text.encoder".
@@ -210,6 +210,29 @@ def find_file(name: str, file: str) -> Path | None:
     except HFValidationError:  # a path that does not exist
         return None
     return Path(cached) if isinstance(cached, str) else None
+
+
+def files_of(name: str) -> list[Path]:
+    """The files of trained weights that decide numbers: config.json and all parts of the weights.
+
+    Empty if one of them is missing.
+
+    Raises:
+        ConfigError: the index of parts cannot be read.
+    """
+    described = find_file(name, CONFIG)
+    found = [path for file in WEIGHTS if (path := find_file(name, file))][:1]
+    if described is None or not found:
+        return []
+    if found[0].name != WEIGHTS[0]:
+        found += _parts("encoder", name, found[0])
+    return [described, *found]
+
+
+def revision_of(name: str) -> str:
+    """The revision of a model in the hub's cache that is read. Empty for a folder."""
+    path = None if Path(name).is_dir() else find_file(name, CONFIG)
+    return path.parent.name if path else ""
 
 
 def _check(key: str, name: str, may_lack: bool) -> None:

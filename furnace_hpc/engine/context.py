@@ -10,6 +10,7 @@ from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.engine.ranks.stop import StopRequest
 from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.runs.folder import RunFolder
+from furnace_hpc.runs.records.weights import NamedWeights
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class RunContext:
     """Coefficients of a micro-batch's FLOPs, on rank 0. None if they are not known."""
     initial_weights: dict[str, str] = field(default_factory=dict)
     """Source of `init_from` -> SHA-256 of the values taken from it."""
+    named_weights: NamedWeights = NamedWeights()
+    """Fingerprints of the encoders and sources that the config names, on rank 0."""
     trainable_parameters: int = 0
 
     @property

@@ -71,7 +71,7 @@ def finish(
         selected_step=trained.selected_step,
         metrics=val.scores | test.scores,
         parameters_sha256=final_sha256,
-        initial_weights=context.initial_weights,
+        **_of_weights(context),
         num_parameters=context.num_parameters,
         trainable_parameters=context.trainable_parameters,
         attempts=len(attempts),
@@ -88,6 +88,15 @@ def finish(
         versions=versions(),
     )
     write_result(context.folder, result)
+
+
+def _of_weights(context: RunContext) -> dict[str, Any]:
+    """The fields of the result on the weights that the run began with."""
+    return {
+        "initial_weights": context.initial_weights,
+        "weights_fingerprints": dict(context.named_weights.fingerprints),
+        "weights_revisions": dict(context.named_weights.revisions),
+    }
 
 
 def _of_engine(context: RunContext) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from furnace_hpc.runs.code import code_hash
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.own_code import use_own_code
 from furnace_hpc.runs.records.attempts import Attempt, read_attempt
+from furnace_hpc.runs.records.weights import NamedWeights, changed_weights, read_named_weights
 from furnace_hpc.runs.resume_overrides import overridden
 
 
@@ -49,8 +50,8 @@ def set_up(
     """Collective. Read and check the spec and the attempt, then build what training needs.
 
     Raises:
-        ConfigError: the code, the packed data or the number of ranks differs from what the run was
-            submitted with.
+        ConfigError: the code, the packed data, the weights that the config names or the number of
+            ranks differs from what the run was submitted with.
         Stopped: a rank has received a stop signal while features were computed.
     """
     spec = RunSpec.model_validate_json(read_regular(folder.spec))
@@ -58,13 +59,11 @@ def set_up(
     _check_attempt(folder, record, processes)
     config = overridden(spec.config, record.overrides)
     use_own_code(config, folder)
-    set_up_torch(config)
-    round_correctly(False)
-    if config.portable:
-        set_up_portable(processes.device)
+    _set_up_arithmetic(config, processes.device)
     columns = _open_columns(record.data_dir, spec.data_fingerprint, watchdog)
     config = with_steps(config, columns.manifest.splits.get("train", 0))
     check_fit(config.model, columns.manifest, record.data_dir)
+    named_weights = read_weights(config, folder, record, processes, watchdog)
     config = _choose_micro_batch(config, columns, folder, attempt, processes, watchdog)
 
     watchdog.heartbeat("building the model")
@@ -101,6 +100,7 @@ def set_up(
         data_origin=origin_of(columns.manifest),
         flops=flops,
         initial_weights=initial_weights,
+        named_weights=named_weights,
         **sizes,
     )
 
@@ -165,6 +165,36 @@ def _check_attempt(folder: RunFolder, record: Attempt, processes: Processes) -> 
             f"this job has {processes.world_size} ranks, but run {folder.run_id} was submitted for "
             f"{record.world_size}. Give sbatch the --nodes and --ntasks-per-node of the submission."
         )
+
+
+def read_weights(
+    config: TrainConfig,
+    folder: RunFolder,
+    record: Attempt,
+    processes: Processes,
+    watchdog: Watchdog,
+) -> NamedWeights:
+    """Collective. Rank 0 checks that the weights that the config names are those at submission."""
+    found, names = NamedWeights(), list[str]()
+    if processes.is_rank_zero:
+        grid = GridFolder(folder.path.parent)
+        found = read_named_weights(
+            config, grid, lambda _: watchdog.heartbeat("hashing the weights of encoders")
+        )
+        names = changed_weights(config, record.weights_fingerprints, found.fingerprints)
+    if names := processes.broadcast(names):
+        raise ConfigError(
+            f"the weights of {', '.join(names)} have changed since run {folder.run_id} was "
+            f"submitted. Restore them, or submit again"
+        )
+    return found
+
+
+def _set_up_arithmetic(config: TrainConfig, device: torch.device) -> None:
+    set_up_torch(config)
+    round_correctly(False)
+    if config.portable:
+        set_up_portable(device)
 
 
 def set_up_torch(config: TrainConfig) -> None:

@@ -28,6 +28,8 @@ class AttemptSpec(NamedTuple):
     partition: Optional[str] = None  # that the job asks for
     stop_after_steps: Optional[int] = None  # of a canary, which saves and stops then
     runs_per_node: int = 1  # of its job
+    # key of the config -> hash of the weights that it names, when the attempt was planned
+    weights_fingerprints: Dict[str, str] = {}
 
     @classmethod
     def from_record(cls, record: Dict[str, Any]) -> "AttemptSpec":

@@ -11,7 +11,7 @@ Unfinished runs are never taken over: their jobs, leases and budgets belong to t
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import GridFolder, RunFolder, explain
 from furnace_hpc.runs.records.result import RunResult, read_result
+from furnace_hpc.runs.records.weights import changed_weights
 from furnace_hpc.runs.trust import check_trusted
 
 _RUN_ID = re.compile(r".+-(s\d+-[0-9a-f]{8})")
@@ -40,7 +41,14 @@ class RunMatcher:
     def __init__(self, grid: GridFolder) -> None:
         self._grid, self._root = grid, grid.path.parent
 
-    def find(self, spec: RunSpec, run_id: str, code_hash: str, any_code: bool) -> RunMatches:
+    def find(
+        self,
+        spec: RunSpec,
+        run_id: str,
+        code_hash: str,
+        weights: Mapping[str, str],
+        any_code: bool,
+    ) -> RunMatches:
         """Find the same run under other names, in this grid or another.
 
         Runs of this code come first, then those of this grid.
@@ -49,6 +57,8 @@ class RunMatcher:
             spec: the planned run.
             run_id: its name.
             code_hash: hash of the code as it is now.
+            weights: fingerprints of the weights that its config names. A run that began with others
+                is another run.
             any_code: whether runs of other code count too.
         """
         candidates = self._folders_by_hash.get(run_id.removeprefix(f"{spec.variant}-"), ())
@@ -66,6 +76,8 @@ class RunMatcher:
                 continue
             if result is None:
                 unfinished.append(path)
+            elif changed_weights(spec.config, result.weights_fingerprints, weights):
+                continue
             elif _belongs(result, path, spec) and (any_code or result.code_hash == code_hash):
                 done.append((result.code_hash != code_hash, path))
         _, newest_code = min(done, key=lambda found: found[0], default=(False, None))

@@ -5,6 +5,7 @@
     runs/<grid>/code/<hash>/                 read-only snapshots of the code, named by their content
     runs/<grid>/cache/<digest>.parquet       caches of aggregate, also .rows; may be deleted at any
                                              time
+    runs/<grid>/cache/weights-<digest>.json  hash of a file of weights; may be deleted at any time
     runs/<grid>/features/<digest>/           outputs of a frozen encoder; may be deleted while no
                                              run of the grid trains
     runs/<grid>/tuning/<row>-<digest>.json   values chosen for a tuned row; written once
@@ -211,7 +212,7 @@ class GridFolder:
 
     @property
     def replaced(self) -> Path:
-        """Folder to which `--code new` moves runs of older code."""
+        """Folder to which `--code new` moves runs of older code or other weights."""
         return self.path / "replaced"
 
     def run(self, run_id: str) -> RunFolder:

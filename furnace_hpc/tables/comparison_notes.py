@@ -3,13 +3,16 @@
 from collections.abc import Iterator, Sequence
 
 from furnace_hpc.config.grids.grid import Grid
+from furnace_hpc.runs.records.result import RunResult
+from furnace_hpc.runs.records.weights import fingerprint_of, words_of
 from furnace_hpc.tables.metric import Metric
+from furnace_hpc.tables.reading.cache import Records
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.statistics.significance import ALPHA, format_exact_p, format_p
 from furnace_hpc.tables.statistics.units import pair_up
 from furnace_hpc.tables.statistics.verdicts import Verdict, pairs_to_resolve
 from furnace_hpc.tables.table import Note, Row, difference_bounds, on_the_same_data
-from furnace_hpc.tables.text import count
+from furnace_hpc.tables.text import count, list_names
 
 UNEVEN = 4  # times: standard deviations that differ more are not described by one number
 
@@ -50,6 +53,46 @@ def _bounds(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
             f"{grid.reference} could be: {'; '.join(found.values())}",
             tuple(found),
         )
+
+
+def weights_notes(rows: Sequence[Row], records: Records) -> Iterator[Note]:
+    """Runs that began with other weights than others from the same place, or than their source."""
+    found: dict[str, dict[str, list[str]]] = {}  # place -> fingerprint -> runs
+    older: dict[str, list[str]] = {}  # row -> runs
+    for variant, run in [(row.variant, run) for row in rows for run in row.runs]:
+        spec, result = run.own_spec, run.own_result
+        if spec is None or result is None:
+            continue
+        given = {f"init_from.{i}": one for i, one in enumerate(spec.config.init_from)}
+        for key, fingerprint in result.weights_fingerprints.items():
+            source = given.get(key)
+            if source is None or source.run_id is None:
+                place = words_of(spec.config, key)
+                found.setdefault(place, {}).setdefault(fingerprint, []).append(run.run_id)
+            elif _fingerprint_of_run(records, source.run_id) not in ("", fingerprint):
+                older.setdefault(variant, []).append(run.run_id)
+    for place, runs in found.items():
+        if len(runs) > 1:
+            parts = [f"{name} in {list_names(of_name)}" for name, of_name in runs.items()]
+            yield Note(f"the weights of {place} differ between runs: {'; '.join(parts)}")
+    if older:
+        names = list_names([name for runs in older.values() for name in runs])
+        yield Note(
+            f"stale: the source was trained again after these runs began with its weights, and has "
+            f"other weights now (submit --code new trains them again): {names}",
+            tuple(older),
+        )
+
+
+def _fingerprint_of_run(records: Records, run_id: str) -> str:
+    """Fingerprint of the weights that a run has now. Empty if it is not done."""
+    record = records.by_run.get(run_id)
+    if record is None or record.result is None:
+        return ""
+    try:
+        return fingerprint_of(RunResult.model_validate_json(record.result))
+    except ValueError:  # damaged
+        return ""
 
 
 def _single_runs(rows: Sequence[Row]) -> Iterator[Note]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.sections.batch import AUTO
 from furnace_hpc.runs.records.result import RunResult
-from furnace_hpc.tables.comparison_notes import comparison_notes
+from furnace_hpc.tables.comparison_notes import comparison_notes, weights_notes
 from furnace_hpc.tables.reading.cache import Records
 from furnace_hpc.tables.reading.costs import THEN, WIDE, wide_range
 from furnace_hpc.tables.reading.run_files import Record
@@ -56,6 +56,7 @@ def make_notes(
     notes += _other_data(rows)
     for field, noun in COMPARED.items():
         notes += _mixed(rows, field, noun)
+    notes += weights_notes(rows, records)
     notes += _resumed_differently(rows)
     notes += _halved(rows)
     notes += _auto_micro_batch(rows)

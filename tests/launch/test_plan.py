@@ -344,6 +344,7 @@ def test_the_spec_of_an_attempt(tmp_path):
         "partition": None,
         "stop_after_steps": None,
         "runs_per_node": 1,
+        "weights_fingerprints": {},
     }
 
 

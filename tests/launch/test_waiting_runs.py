@@ -20,6 +20,8 @@ from furnace_hpc.launch.planning.plan import Action, Plan
 from furnace_hpc.launch.submission import read_scope, write_submission
 from furnace_hpc.monitor.run_status import observe
 from furnace_hpc.runs.folder import GridFolder, write_atomically, write_json
+from furnace_hpc.runs.records.result import RunResult
+from furnace_hpc.runs.records.weights import fingerprint_of
 
 CHAIN = {
     "base": {},
@@ -229,6 +231,7 @@ def test_a_queue_trains_the_source_first(tmp_path, small_root, options):
     names = ("text", "fused", "base")
     (source,), (fused,), (base,) = (list(runs.glob(f"{name}-s0-*")) for name in names)
     result = json.loads((fused / "result.json").read_text())
+    assert list(result["weights_fingerprints"]) == ["init_from.0"]
     (name,) = result["initial_weights"]
     selected = json.loads((source / "result.json").read_text())["selected_step"]
     assert name == f"{source.name} at step {selected}"
@@ -246,3 +249,28 @@ def test_a_queue_trains_the_source_first(tmp_path, small_root, options):
     assert [line.split(",")[0] for line in table] == ["variant", "base", "fused"]
     assert "init_from: none -> " in table[2]
     assert "row text (encoders.text, norms.text)" in table[2]
+
+
+@pytest.mark.slow
+def test_a_queue_replaces_a_row_of_another_start(tmp_path, small_root):
+    """The source is made a run of older code with other weights, and the row began with those."""
+    path = tmp_path / "grid.yaml"
+    path.write_text(TINY)
+    assert submit(path, small_root).returncode == 0
+    runs = tmp_path / "runs" / "local"
+    (source,), (fused,) = (list(runs.glob(f"{name}-s0-*")) for name in ("text", "fused"))
+    result = json.loads((source / "result.json").read_text())
+    older = result | {"code_hash": "01d01d01", "parameters_sha256": "0" * 64}
+    write_json(source / "result.json", older)
+    begun = {"init_from.0": fingerprint_of(RunResult.model_validate(older))}
+    given = json.loads((fused / "result.json").read_text()) | {"weights_fingerprints": begun}
+    write_json(fused / "result.json", given)
+    done = submit(path, small_root, "--code=new")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "row text has other weights now" in done.stdout
+    assert {place.name for place in (runs / "replaced").iterdir()} == {
+        f"{source.name}.1",
+        f"{fused.name}.1",
+    }
+    again = json.loads((fused / "result.json").read_text())["weights_fingerprints"]
+    assert again == {"init_from.0": fingerprint_of(RunResult.model_validate(result))}

@@ -1,5 +1,6 @@
 """Read what exists of a planned run: its folder, its state, its attempts and its code."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from furnace_hpc.runs.adopted import RunMatcher, RunMatches
 from furnace_hpc.runs.folder import GridFolder, RunFolder, may_exist
 from furnace_hpc.runs.records.attempts import AttemptHistory
 from furnace_hpc.runs.records.result import read_result
+from furnace_hpc.runs.records.weights import changed_weights, read_named_weights
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
 
 # what a rank runs; snapshots of an older layout lack it
@@ -38,19 +40,25 @@ class Found(NamedTuple):
     history: AttemptHistory
     began: Code | None  # None if no attempt has begun
     has_code: bool  # whether the snapshot that it began with still exists
+    weights: Mapping[str, str]  # fingerprints of the weights that its config names, as they are now
+    changed_weights: Sequence[str]  # which of them differ from those that it began with, in words
 
 
 def find(
     spec: RunSpec, folder: RunFolder, grid: GridFolder, choices: Choices, matcher: RunMatcher
 ) -> Found:
     """Read what exists of a run, whose own name is that of `folder`."""
-    place, matches = _find_place(spec, folder, choices, matcher)
+    weights = read_named_weights(spec.config, grid).fingerprints
+    place, matches = _find_place(spec, folder, choices, matcher, weights)
     files = read_status(place)
     status = choices.get_status(folder) if place is folder else files
     history = AttemptHistory.read(place)
     began = _code_of(place, status, history)
     has_code = _has_snapshot(grid, began)
-    return Found(folder, place, matches, files, status, history, began, has_code)
+    before = _weights_of(place, status, history) if weights else {}
+    changed = changed_weights(spec.config, before, weights)
+    known = (folder, place, matches, files, status, history, began, has_code)
+    return Found(*known, weights, changed)
 
 
 def _has_snapshot(grid: GridFolder, began: Code | None) -> bool:
@@ -60,7 +68,11 @@ def _has_snapshot(grid: GridFolder, began: Code | None) -> bool:
 
 
 def _find_place(
-    spec: RunSpec, folder: RunFolder, choices: Choices, matcher: RunMatcher
+    spec: RunSpec,
+    folder: RunFolder,
+    choices: Choices,
+    matcher: RunMatcher,
+    weights: Mapping[str, str],
 ) -> tuple[RunFolder, RunMatches]:
     """Return the folder with the run's files: its own, else that of the same run by another name.
 
@@ -76,7 +88,7 @@ def _find_place(
     matches = NO_MATCHES
     if choices.adopt:
         matches = matcher.find(
-            spec, folder.run_id, choices.code_hash, any_code=not choices.new_code
+            spec, folder.run_id, choices.code_hash, weights, any_code=not choices.new_code
         )
     if matches.done:
         return RunFolder(matches.done), matches
@@ -104,6 +116,14 @@ def _code_of(folder: RunFolder, status: RunStatus, history: AttemptHistory) -> C
     if first and first.code_hash:
         return Code(first.code_hash, first.snapshot)
     return None
+
+
+def _weights_of(folder: RunFolder, status: RunStatus, history: AttemptHistory) -> Mapping[str, str]:
+    """Fingerprints of the weights that a run began with. Empty if it has trained no step."""
+    if status.state is RunState.DONE and (result := read_result(folder)):
+        return result.weights_fingerprints
+    first = history.first_trained
+    return first.weights_fingerprints if first else {}
 
 
 def damaged(file: Path, folder: RunFolder) -> str:

@@ -25,7 +25,9 @@ class Action(StrEnum):
     START = "start"
     RESUME = "resume"
     RETRY = "retry"
-    RESTART = "restart"  # other code and `--code new`: the old folder moves to `replaced`
+    RESTART = (
+        "restart"  # other code or weights, and `--code new`: the old folder moves to `replaced`
+    )
     SKIP = "skip"
     LEAVE = "leave"
     WAIT = "wait"  # for the runs that it takes its first weights from

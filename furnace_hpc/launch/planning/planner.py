@@ -38,6 +38,7 @@ from furnace_hpc.runs.resume_overrides import KEYS, describe, next_overrides, ov
 from furnace_hpc.runs.state import END_REASONS, RunState
 
 MAX_NAMES = 3  # run ids in an error message
+REPLACES_IT = "--code new trains it again"
 
 
 class Decision(NamedTuple):
@@ -74,7 +75,7 @@ def make_plan(
         lines.append(_other_code_error(grid.name, other_code))
     if lines:
         raise ConfigError("\n".join(lines))
-    planned = hold_back(planned, folder, choices.get_status)
+    planned = hold_back(planned, folder, choices.get_status, choices.new_code)
     exclude = excluded_nodes([run.history for run in planned], profile)
     plan = Plan(grid, profile, folder, tuple(planned), choices.snapshot, exclude)
     return measured_plan(plan, choices)
@@ -121,6 +122,7 @@ def _plan_run(
         data_dir=_data_dir(choices.data_root, spec.config.data.name),
         overrides=overrides,
         known_attempts=_newest_number(found),
+        weights_fingerprints=dict(found.weights),
     )
     return PlannedRun(
         spec,
@@ -173,12 +175,15 @@ def _decide(found: Found, choices: Choices) -> Decision:
         case RunState.UNKNOWN if "lost" not in choices.retry:
             return Decision(Action.LEAVE, status.reason)
     is_other_code = began is not None and began.code_hash != choices.code_hash
-    if is_other_code and choices.new_code and status.attempt:
-        return Decision(Action.RESTART, "new code")
+    other_weights = f"{', '.join(found.changed_weights)} has other weights now"
+    if choices.new_code and status.attempt and (is_other_code or found.changed_weights):
+        return Decision(Action.RESTART, "new code" if is_other_code else other_weights)
     if status.state is not RunState.DONE:
         return _decide_ended(found, choices, is_other_code)
     if began and is_other_code:
         return Decision(Action.SKIP, f"done, stale: by code {began.code_hash}")
+    if found.changed_weights:
+        return Decision(Action.SKIP, f"done, stale: {other_weights} ({REPLACES_IT})")
     return Decision(Action.SKIP, "done")
 
 
@@ -191,6 +196,10 @@ def _decide_ended(found: Found, choices: Choices, is_other_code: bool) -> Decisi
     failed = status.state is RunState.FAILED and not status.exhausted_budget
     if failed and not choices.retry & {"failed", status.end_reason}:
         why = f"failed: {status.reason} (--retry failed retries it)"
+        return Decision(Action.LEAVE, why)
+    if found.changed_weights:
+        names = ", ".join(found.changed_weights)
+        why = f"{names} has other weights than at its start: restore them ({REPLACES_IT})"
         return Decision(Action.LEAVE, why)
     with_code = ""
     if began and is_other_code:

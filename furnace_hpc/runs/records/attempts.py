@@ -56,6 +56,12 @@ class Attempt(BaseModel):
         default=None, description="steps after which a canary stops; None if it is no canary"
     )
 
+    weights_fingerprints: dict[str, str] = Field(
+        default_factory=dict,
+        description="config key of an encoder or a source of `init_from` -> hash of its weights "
+        "at submission",
+    )
+
     @property
     def holder_host(self) -> str:
         """Host of the holder."""

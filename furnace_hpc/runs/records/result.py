@@ -37,6 +37,13 @@ class RunResult(Config):
     initial_weights: dict[str, str] = Field(
         default={}, description="source of `init_from` -> SHA-256 of the values taken from it"
     )
+    weights_fingerprints: dict[str, str] = Field(
+        default={},
+        description="config key of an encoder or a source of `init_from` -> hash of its weights",
+    )
+    weights_revisions: dict[str, str] = Field(
+        default={}, description="config key of an encoder -> its revision in the hub's cache"
+    )
     num_parameters: int = Field(description="numbers in the network, frozen ones included")
     trainable_parameters: int | None = Field(
         default=None, description="numbers in the network that are trained; None if unknown"
