@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def with_metric(ablation: Ablation, metric: str, direction: Direction) -> Ablati
     resolution, source = resolution_of(metric, runs), ablation.source
     rows = compare_rows(named, ablation.grid.reference, (), lambda runs: {}, resolution)
     if source is not None:
-        source = source._replace(is_plain=any(abs(run.value or 0.0) > 1 for run in runs))
+        source = source._replace(is_plain=any(1 < abs(run.value or 0.0) < inf for run in runs))
     return replace(
         ablation,
         grid=ablation.grid.model_copy(

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -289,7 +290,7 @@ def _source(wanted: ForeignTable, found: ForeignRuns) -> Source:
         files=list_names([path.name or str(path) for path in wanted.paths]),
         tool=" and ".join(found.tools),
         of_last_step=found.of_last_step,
-        is_plain=any(abs(value) > 1 for value in values),
+        is_plain=any(1 < abs(value) < inf for value in values),
         packs_are=packs_are,
         inputs=wanted.inputs,
     )
