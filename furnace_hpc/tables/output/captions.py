@@ -301,7 +301,7 @@ def _pairs(ablation: Ablation) -> str:
     """How the difference is computed."""
     reference, interval = ablation.grid.reference, _interval_words(ablation)
     if not ablation.packs:
-        same = "Both runs of a pair have the same samples, so it says nothing about other data."
+        same = "Both runs of a pair have the same samples, so the difference says nothing about others."
         return (
             f"Difference to {reference}: mean over the seeds that both rows have, {interval}."
             f"{f' {same}' * (ablation.source is None)}"
