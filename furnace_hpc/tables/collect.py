@@ -13,7 +13,7 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.flatten import flatten
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.identity import identity
-from furnace_hpc.config.metrics import Direction, metric_direction
+from furnace_hpc.config.metrics import Direction, foreign_direction, metric_direction
 from furnace_hpc.config.parsing.format_number import check_not_newer
 from furnace_hpc.config.train_config import RunSpec, TrainConfig, run_ids
 from furnace_hpc.runs.folder import GridFolder, RunFolder
@@ -131,8 +131,9 @@ def _compared(
 def with_more_metrics(ablation: Ablation) -> Ablation:
     """The table with the further metrics of its grid."""
     others = []
+    direction_of = metric_direction if ablation.source is None else foreign_direction
     for name in ablation.grid.more_metrics:
-        direction = metric_direction(name)
+        direction = direction_of(name)
         other = with_metric(ablation, name, direction or "max")
         others.append(replace(other, has_direction=direction is not None))
     return replace(ablation, others=tuple(others))

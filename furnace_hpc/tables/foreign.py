@@ -13,7 +13,7 @@ from typing import Any
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import Grid
-from furnace_hpc.config.metrics import Direction, metric_direction
+from furnace_hpc.config.metrics import Direction, foreign_direction
 from furnace_hpc.config.parsing.text_safety import find_secret
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
 from furnace_hpc.runs.folder import RunFolder
@@ -176,8 +176,19 @@ def _with_values(run: Run, values: dict[str, float]) -> Run:
 
 
 def _direction(wanted: ForeignTable) -> Direction:
-    """The given direction, else that of the metric's name."""
-    direction = wanted.direction or metric_direction(wanted.query.metric)
+    """The given direction, else that of the metric's name.
+
+    Raises:
+        ConfigError: it is unknown, or the two contradict each other.
+    """
+    known = foreign_direction(wanted.query.metric)
+    direction = wanted.direction or known
+    if known is not None and direction != known:
+        better = {"max": "higher", "min": "lower"}[known]
+        raise ConfigError(
+            f"--direction {direction} contradicts --metric {wanted.query.metric}: {better} is "
+            f"better. Leave --direction out, or rename the metric if it is another one"
+        )
     if direction is None:
         raise ConfigError(
             f"--metric {wanted.query.metric}: whether higher or lower is better is unknown. Add "

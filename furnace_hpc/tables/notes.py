@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.sections.batch import AUTO
 from furnace_hpc.runs.records.result import RunResult
+from furnace_hpc.runs.state import RunState
 from furnace_hpc.tables.comparison_notes import comparison_notes
 from furnace_hpc.tables.reading.cache import Records
 from furnace_hpc.tables.reading.costs import THEN, WIDE, wide_range
@@ -106,7 +107,10 @@ def sample_notes(ablation: Ablation, comparison: "SampleComparison") -> Iterator
 def describe(run: Run) -> str:
     """Name, state and reason of a missing run."""
     reason = textwrap.shorten(run.status.reason, 100, placeholder=" ...")
-    parts = [run.status.state, reason]
+    state = run.status.state
+    if run.own_spec is None and state is RunState.NEW:  # of another tool; the reason is enough
+        state = ""
+    parts = [state, reason]
     return f"{run.run_id} ({': '.join(part for part in parts if part)})"
 
 

@@ -21,7 +21,7 @@ def test_a_run_without_a_line_is_missing(tmp_path):
     (row,) = ablation.compared
     assert (row.n, row.n_expected, row.verdict) == (3, 4, Verdict.UNDECIDED)
     assert row.gaps == "1 of 4 missing"
-    assert "no line in the files" in ablation.missing[0].status.reason
+    assert "missing: big-s2 (no line in the files)" in notes_of(ablation)
 
 
 def test_an_infinite_value_does_not_change_the_unit(tmp_path):

@@ -60,7 +60,8 @@ PACKS_ARE = {
     ),
     "data sets": (
         "Packs are data sets (--data-set): intervals and tests count data sets, and the ranks "
-        "compare the rows over them. A mean over data sets needs values on one scale, ranks do not."
+        "compare the rows over them. A mean over data sets needs values on one scale, ranks do not. "
+        "Verdicts and the test of the ranks are not corrected together, and may disagree."
     ),
 }
 NOT_CHECKED = (
