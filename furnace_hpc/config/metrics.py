@@ -137,8 +137,8 @@ def metric_direction(metric: str) -> Direction | None:
 def foreign_direction(metric: str) -> Direction | None:
     """The direction of another tool's metric.
 
-    None also for the names of consistency scores, such as `alignment`, which others use for scores
-    where higher is better. They count with their full name: `test/consistency/alignment@text+image`.
+    None also for the names of consistency scores without their task, such as `alignment`. Others
+    use them for scores where higher is better.
     """
     name = _last_part(metric)
     is_of_task = any(name in names for names in METRICS.values())

@@ -107,10 +107,9 @@ def sample_notes(ablation: Ablation, comparison: "SampleComparison") -> Iterator
 def describe(run: Run) -> str:
     """Name, state and reason of a missing run."""
     reason = textwrap.shorten(run.status.reason, 100, placeholder=" ...")
-    state = run.status.state
-    if run.own_spec is None and state is RunState.NEW:  # of another tool; the reason is enough
-        state = ""
-    parts = [state, reason]
+    parts = [run.status.state, reason]
+    if run.own_spec is None and run.status.state is RunState.NEW:
+        parts = [reason]  # of another tool
     return f"{run.run_id} ({': '.join(part for part in parts if part)})"
 
 

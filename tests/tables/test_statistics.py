@@ -116,7 +116,7 @@ def test_power_agrees_with_scipys_noncentral_t():
 
 
 def test_large_effects_need_few_pairs():
-    """SciPy's noncentral t is NaN for some large arguments, so the search took 251 pairs for 2.5."""
+    """SciPy's noncentral t is NaN for some large shifts, so the search took 251 pairs for 2.5."""
     needed = [estimates.pairs_needed(effect / 10, 0.95) for effect in range(10, 200)]
     assert needed == sorted(needed, reverse=True)
     assert (needed[0], needed[15], needed[40]) == (10, 4, 3)

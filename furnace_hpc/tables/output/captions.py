@@ -59,9 +59,8 @@ PACKS_ARE = {
         "samples: the intervals assume that they do not."
     ),
     "data sets": (
-        "Packs are data sets (--data-set): intervals and tests count data sets, and the ranks "
-        "compare the rows over them. A mean over data sets needs values on one scale, ranks do not. "
-        "Verdicts and the test of the ranks are not corrected together, and may disagree."
+        "Packs are data sets (--data-set): intervals and tests count them. Means over them need one "
+        "scale, ranks do not. Verdicts and the test of ranks are not corrected together."
     ),
 }
 NOT_CHECKED = (
@@ -302,7 +301,7 @@ def _pairs(ablation: Ablation) -> str:
     """How the difference is computed."""
     reference, interval = ablation.grid.reference, _interval_words(ablation)
     if not ablation.packs:
-        same = "Both runs of a pair have the same samples, so the difference says nothing about others."
+        same = "The runs of a pair share samples, so the difference says nothing about others."
         return (
             f"Difference to {reference}: mean over the seeds that both rows have, {interval}."
             f"{f' {same}' * (ablation.source is None)}"
