@@ -59,7 +59,7 @@ PACKS_ARE = {
         "samples: the intervals assume that they do not."
     ),
     "data sets": (
-        "Packs are data sets (--data-set): intervals and tests count them. Means over them need one "
+        "Packs are data sets (--data-set): intervals and tests count them. Their means need one "
         "scale, ranks do not. Verdicts and the test of ranks are not corrected together."
     ),
 }
