@@ -60,6 +60,7 @@ def collect(
     records: Records | None = None,
     other_table_ids: Collection[str] = (),
     why_no_verdict: str = "",
+    num_removed: int = 0,
 ) -> Ablation:
     """Make the table of `runs` from the current files in `folder`.
 
@@ -73,6 +74,7 @@ def collect(
         records: content of the run files, if it was read before.
         other_table_ids: runs in `folder` that belong to tables with other settings.
         why_no_verdict: why no row may have a verdict. Empty if rows may.
+        num_removed: rows that were removed after runs had results. The correction counts them.
 
     Raises:
         ConfigError: there are results, and none has the grid's metric.
@@ -86,7 +88,10 @@ def collect(
         record = records.by_run.get(run_id, Record())
         run = collect_run(spec, folder.run(run_id), record, grid, get_status)
         named.setdefault(row_name(spec, by), []).append(run)
-    return _compared(grid, named, records, by, excluded_ids, other_ids, why_no_verdict)
+    found = _compared(
+        grid, named, records, by, excluded_ids, other_ids, why_no_verdict, num_removed
+    )
+    return with_more_metrics(replace(found, num_removed=num_removed))
 
 
 def _compared(
@@ -97,6 +102,7 @@ def _compared(
     excluded_ids: Collection[str],
     other_ids: Collection[str],
     why_no_verdict: str,
+    num_removed: int,
 ) -> Ablation:
     """The table of rows whose runs were read. The arguments are those of `collect`."""
     results = [run.own_result for row in named.values() for run in row if run.own_result]
@@ -109,23 +115,14 @@ def _compared(
     rows = compare_rows(named, grid.reference, by, settings_of, resolution)
     effects = factor_effects(grid, rows, resolution)
     if not why_no_verdict:
-        rows, effects = judge_table(rows, grid, effects)
+        rows, effects = judge_table(rows, grid, effects, num_removed)
     ranks, no_ranks = rank_over_data_sets(grid, rows, settings_of, has_verdicts=not why_no_verdict)
     if not why_no_verdict and effects and grid.verdicts == "effects":
         why_no_verdict = ONLY_EFFECTS
     notes = make_notes(grid, rows, records, excluded_ids, other_ids)
     notes += tuple(rank_notes(ranks, no_ranks))
-    found = Ablation(
-        grid,
-        rows,
-        notes,
-        records,
-        why_no_verdict=why_no_verdict,
-        resolution=resolution,
-        effects=effects,
-        ranks=ranks,
-    )
-    return with_more_metrics(found)
+    found = Ablation(grid, rows, notes, records, why_no_verdict=why_no_verdict, ranks=ranks)
+    return replace(found, resolution=resolution, effects=effects)
 
 
 def with_more_metrics(ablation: Ablation) -> Ablation:
@@ -317,11 +314,12 @@ def with_verdicts(rows: tuple[Row, ...], grid: Grid) -> tuple[Row, ...]:
 
 
 def judge_table(
-    rows: tuple[Row, ...], grid: Grid, effects: FactorEffects | None
+    rows: tuple[Row, ...], grid: Grid, effects: FactorEffects | None, num_removed: int = 0
 ) -> tuple[tuple[Row, ...], FactorEffects | None]:
     """The rows and the effects with their verdicts, corrected together for their number.
 
-    The grid's key `verdicts` may leave out one of them.
+    The grid's key `verdicts` may leave out one of them. Rows that were removed after a look count
+    in the correction.
 
     A row without values counts too, so that missing runs change no verdict of another row. A row
     that lacks a run, or whose reference does, is undecided: the runs that remain may be the better
@@ -342,7 +340,7 @@ def judge_table(
     judges_rows = effects is None or grid.verdicts != "effects"
     differences, family, other_p = [], 0, []
     if judges_rows:
-        differences, family = [row.difference for row in rows], len(compared)
+        differences, family = [row.difference for row in rows], len(compared) + num_removed
     if effects and grid.verdicts != "rows":
         differences += [effect.difference for effect in effects.effects]
         family += effects.num_comparisons
