@@ -51,7 +51,7 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
     from furnace_hpc.config.train_config import run_ids
     from furnace_hpc.monitor.run_status import observe_when_asked
     from furnace_hpc.tables.collect import collect
-    from furnace_hpc.tables.declared_plan import with_declared_plan
+    from furnace_hpc.tables.declared_plan import read_history, with_declared_plan
     from furnace_hpc.tables.other_settings import runs_of_other_settings
     from furnace_hpc.tables.reading.cache import read_records
     from furnace_hpc.tables.reading.submitted import submitted_runs
@@ -72,6 +72,7 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
     if tuning:
         other_table_ids |= tuning.run_ids
         get_status = _with_waiting_runs(get_status, tuning, all_runs, folder)
+    history = read_history(grid, all_runs, folder)
     ablation = collect(
         shown_grid,
         runs,
@@ -82,10 +83,11 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
         records,
         other_table_ids,
         why_no_verdict(grid, all_runs, view),
+        len(history.removed) if history else 0,
     )
     if tuning:
         ablation = _with_tuning(ablation, tuning)
-    return with_declared_plan(ablation, grid, all_runs, folder)
+    return with_declared_plan(ablation, history)
 
 
 def _with_tuning(ablation: "Ablation", tuning: "Tuning") -> "Ablation":

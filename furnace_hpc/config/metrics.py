@@ -134,6 +134,19 @@ def metric_direction(metric: str) -> Direction | None:
     return "max"
 
 
+def foreign_direction(metric: str) -> Direction | None:
+    """The direction of another tool's metric.
+
+    None also for the names of consistency scores without their task, such as `alignment`. Others
+    use them for scores where higher is better.
+    """
+    name = _last_part(metric)
+    is_of_task = any(name in names for names in METRICS.values())
+    if not is_of_task and "consistency" not in metric.split("/"):
+        return None
+    return metric_direction(metric)
+
+
 def is_one_of(metric: str, names: Container[str]) -> bool:
     """Whether the name of a metric, without split, task and subset, is one of these."""
     return _last_part(metric) in names

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.flatten import flatten
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.identity import identity
-from furnace_hpc.config.metrics import Direction, metric_direction
+from furnace_hpc.config.metrics import Direction, foreign_direction, metric_direction
 from furnace_hpc.config.parsing.format_number import check_not_newer
 from furnace_hpc.config.train_config import RunSpec, TrainConfig, run_ids
 from furnace_hpc.runs.folder import GridFolder, RunFolder
@@ -59,6 +60,7 @@ def collect(
     records: Records | None = None,
     other_table_ids: Collection[str] = (),
     why_no_verdict: str = "",
+    num_removed: int = 0,
 ) -> Ablation:
     """Make the table of `runs` from the current files in `folder`.
 
@@ -72,6 +74,7 @@ def collect(
         records: content of the run files, if it was read before.
         other_table_ids: runs in `folder` that belong to tables with other settings.
         why_no_verdict: why no row may have a verdict. Empty if rows may.
+        num_removed: rows that were removed after runs had results. The correction counts them.
 
     Raises:
         ConfigError: there are results, and none has the grid's metric.
@@ -85,7 +88,10 @@ def collect(
         record = records.by_run.get(run_id, Record())
         run = collect_run(spec, folder.run(run_id), record, grid, get_status)
         named.setdefault(row_name(spec, by), []).append(run)
-    return _compared(grid, named, records, by, excluded_ids, other_ids, why_no_verdict)
+    found = _compared(
+        grid, named, records, by, excluded_ids, other_ids, why_no_verdict, num_removed
+    )
+    return with_more_metrics(replace(found, num_removed=num_removed))
 
 
 def _compared(
@@ -96,6 +102,7 @@ def _compared(
     excluded_ids: Collection[str],
     other_ids: Collection[str],
     why_no_verdict: str,
+    num_removed: int,
 ) -> Ablation:
     """The table of rows whose runs were read. The arguments are those of `collect`."""
     results = [run.own_result for row in named.values() for run in row if run.own_result]
@@ -108,30 +115,22 @@ def _compared(
     rows = compare_rows(named, grid.reference, by, settings_of, resolution)
     effects = factor_effects(grid, rows, resolution)
     if not why_no_verdict:
-        rows, effects = judge_table(rows, grid, effects)
+        rows, effects = judge_table(rows, grid, effects, num_removed)
     ranks, no_ranks = rank_over_data_sets(grid, rows, settings_of, has_verdicts=not why_no_verdict)
     if not why_no_verdict and effects and grid.verdicts == "effects":
         why_no_verdict = ONLY_EFFECTS
     notes = make_notes(grid, rows, records, excluded_ids, other_ids)
     notes += tuple(rank_notes(ranks, no_ranks))
-    found = Ablation(
-        grid,
-        rows,
-        notes,
-        records,
-        why_no_verdict=why_no_verdict,
-        resolution=resolution,
-        effects=effects,
-        ranks=ranks,
-    )
-    return with_more_metrics(found)
+    found = Ablation(grid, rows, notes, records, why_no_verdict=why_no_verdict, ranks=ranks)
+    return replace(found, resolution=resolution, effects=effects)
 
 
 def with_more_metrics(ablation: Ablation) -> Ablation:
     """The table with the further metrics of its grid."""
     others = []
+    direction_of = metric_direction if ablation.source is None else foreign_direction
     for name in ablation.grid.more_metrics:
-        direction = metric_direction(name)
+        direction = direction_of(name)
         other = with_metric(ablation, name, direction or "max")
         others.append(replace(other, has_direction=direction is not None))
     return replace(ablation, others=tuple(others))
@@ -151,7 +150,7 @@ def with_metric(ablation: Ablation, metric: str, direction: Direction) -> Ablati
     resolution, source = resolution_of(metric, runs), ablation.source
     rows = compare_rows(named, ablation.grid.reference, (), lambda runs: {}, resolution)
     if source is not None:
-        source = source._replace(is_plain=any(abs(run.value or 0.0) > 1 for run in runs))
+        source = source._replace(is_plain=any(1 < abs(run.value or 0.0) < inf for run in runs))
     return replace(
         ablation,
         grid=ablation.grid.model_copy(
@@ -315,11 +314,12 @@ def with_verdicts(rows: tuple[Row, ...], grid: Grid) -> tuple[Row, ...]:
 
 
 def judge_table(
-    rows: tuple[Row, ...], grid: Grid, effects: FactorEffects | None
+    rows: tuple[Row, ...], grid: Grid, effects: FactorEffects | None, num_removed: int = 0
 ) -> tuple[tuple[Row, ...], FactorEffects | None]:
     """The rows and the effects with their verdicts, corrected together for their number.
 
-    The grid's key `verdicts` may leave out one of them.
+    The grid's key `verdicts` may leave out one of them. Rows that were removed after a look count
+    in the correction.
 
     A row without values counts too, so that missing runs change no verdict of another row. A row
     that lacks a run, or whose reference does, is undecided: the runs that remain may be the better
@@ -340,7 +340,7 @@ def judge_table(
     judges_rows = effects is None or grid.verdicts != "effects"
     differences, family, other_p = [], 0, []
     if judges_rows:
-        differences, family = [row.difference for row in rows], len(compared)
+        differences, family = [row.difference for row in rows], len(compared) + num_removed
     if effects and grid.verdicts != "rows":
         differences += [effect.difference for effect in effects.effects]
         family += effects.num_comparisons

@@ -8,7 +8,7 @@ from furnace_hpc.runs.records.weights import fingerprint_of, words_of
 from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.reading.cache import Records
 from furnace_hpc.tables.statistics import estimates
-from furnace_hpc.tables.statistics.significance import ALPHA, format_exact_p, format_p
+from furnace_hpc.tables.statistics.significance import ALPHA, format_exact_p
 from furnace_hpc.tables.statistics.units import pair_up
 from furnace_hpc.tables.statistics.verdicts import Verdict, pairs_to_resolve
 from furnace_hpc.tables.table import Note, Row, difference_bounds, on_the_same_data
@@ -174,7 +174,7 @@ def _rests_on_normality(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     for text, variants in found.items():
         needed = ""
         if family > 1:
-            needed = f", and {_family_words(compared)} need p {format_p(level)}"
+            needed = f", and {_family_words(compared)} need p below {format_exact_p(level)}"
         yield Note(f"rests on normality: {text}{needed}", tuple(variants))
 
 

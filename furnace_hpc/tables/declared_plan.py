@@ -12,6 +12,7 @@ from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.records.declaration import (
     Declared,
+    DeclaredPlan,
     changes,
     describe_results,
     join,
@@ -31,13 +32,10 @@ VERDICTS = {
 MAX_CHANGES = 5  # in the note
 
 
-def with_declared_plan(
-    ablation: Ablation, grid: Grid, runs: Sequence[RunSpec], folder: GridFolder
-) -> Ablation:
-    """The table with what was declared for it, and a note on late changes.
+def read_history(grid: Grid, runs: Sequence[RunSpec], folder: GridFolder) -> PlanHistory | None:
+    """What was declared for a grid's table, and what changed. None if no plan was recorded.
 
     Args:
-        ablation: the table, of the grid or a view of it.
         grid: the grid with its settings.
         runs: all its runs.
         folder: folder of the grid's runs.
@@ -45,9 +43,9 @@ def with_declared_plan(
     try:
         entries = read_declared(folder, grid)
     except ConfigError as error:
-        return replace(ablation, notes=(*ablation.notes, Note(f"no declared plan: {error}")))
+        return PlanHistory((), problem=f"no declared plan: {error}")
     if not entries:
-        return ablation
+        return None
     configs = {spec.variant: spec.config for spec in runs}
     if grid.tune:  # their runs have chosen values, which are no part of the plan
         configs = {row.name: row.config for row in expand_rows(grid)}
@@ -60,9 +58,29 @@ def with_declared_plan(
     declared_data = {name: data[name] for name in data if name in newest.data}
     # Only a submission can change the code of runs, or adopt runs.
     now = plan_of(grid, configs, declared_data, newest.code, newest.adopted)
-    history = PlanHistory(entries, tuple(changes(newest, now)))
+    removed = () if grid.by else tuple(_removed_rows(entries, now))
+    return PlanHistory(entries, tuple(changes(newest, now)), removed)
+
+
+def with_declared_plan(ablation: Ablation, history: PlanHistory | None) -> Ablation:
+    """The table, of the grid or a view of it, with its history and a note on late changes."""
+    if history is None:
+        return ablation
+    if history.problem:
+        return replace(ablation, notes=(*ablation.notes, Note(history.problem)))
     ablation = replace(ablation, declared=history)
     return replace(ablation, notes=(*ablation.notes, *plan_note(ablation)))
+
+
+def _removed_rows(entries: Sequence[Declared], now: DeclaredPlan) -> Iterator[str]:
+    """Rows that were declared, and removed when runs had results. A renamed row is not removed."""
+    seen = dict(entries[-1].plan.rows)
+    for before, after in pairwise(entries):
+        if after.runs_with_results:
+            seen = before.plan.rows | seen
+    for name, config in seen.items():
+        if name not in now.rows and config not in now.rows.values():
+            yield name
 
 
 def plan_note(ablation: Ablation) -> Iterator[Note]:
@@ -84,6 +102,10 @@ def plan_note(ablation: Ablation) -> Iterator[Note]:
     if history.not_submitted:
         sentences.append(f"Changed in the grid file, not submitted: {join(history.not_submitted)}")
     what = "Intervals do" if ablation.why_no_verdict else "Intervals and verdicts do"
+    if history.removed and not ablation.why_no_verdict:
+        removed = count(len(history.removed), "removed row")
+        sentences.append(f"The correction counts {removed}: {join(history.removed)}")
+        what = "Apart from that, intervals and verdicts do"
     looks = len(late) + bool(first.runs_with_results)
     if looks:
         sentences.append(f"{what} not account for {'this look' if looks == 1 else 'these looks'}")

@@ -7,12 +7,13 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from furnace_hpc.config.errors import ConfigError, nearest
 from furnace_hpc.config.grids.grid import Grid
-from furnace_hpc.config.metrics import Direction, metric_direction
+from furnace_hpc.config.metrics import Direction, foreign_direction
 from furnace_hpc.config.parsing.text_safety import find_secret
 from furnace_hpc.host.regular_file import IrregularFile, read_regular
 from furnace_hpc.runs.folder import RunFolder
@@ -175,8 +176,19 @@ def _with_values(run: Run, values: dict[str, float]) -> Run:
 
 
 def _direction(wanted: ForeignTable) -> Direction:
-    """The given direction, else that of the metric's name."""
-    direction = wanted.direction or metric_direction(wanted.query.metric)
+    """The given direction, else that of the metric's name.
+
+    Raises:
+        ConfigError: it is unknown, or the two contradict each other.
+    """
+    known = foreign_direction(wanted.query.metric)
+    direction = wanted.direction or known
+    if known is not None and direction != known:
+        better = {"max": "higher", "min": "lower"}[known]
+        raise ConfigError(
+            f"--direction {direction} contradicts --metric {wanted.query.metric}: {better} is "
+            f"better. Leave --direction out, or rename the metric if it is another one"
+        )
     if direction is None:
         raise ConfigError(
             f"--metric {wanted.query.metric}: whether higher or lower is better is unknown. Add "
@@ -289,7 +301,7 @@ def _source(wanted: ForeignTable, found: ForeignRuns) -> Source:
         files=list_names([path.name or str(path) for path in wanted.paths]),
         tool=" and ".join(found.tools),
         of_last_step=found.of_last_step,
-        is_plain=any(abs(value) > 1 for value in values),
+        is_plain=any(1 < abs(value) < inf for value in values),
         packs_are=packs_are,
         inputs=wanted.inputs,
     )

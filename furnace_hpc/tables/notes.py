@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.sections.batch import AUTO
 from furnace_hpc.runs.records.result import RunResult
+from furnace_hpc.runs.state import RunState
 from furnace_hpc.tables.comparison_notes import comparison_notes, weights_notes
 from furnace_hpc.tables.reading.cache import Records
 from furnace_hpc.tables.reading.costs import THEN, WIDE, wide_range
@@ -108,6 +109,8 @@ def describe(run: Run) -> str:
     """Name, state and reason of a missing run."""
     reason = textwrap.shorten(run.status.reason, 100, placeholder=" ...")
     parts = [run.status.state, reason]
+    if run.own_spec is None and run.status.state is RunState.NEW:
+        parts = [reason]  # of another tool
     return f"{run.run_id} ({': '.join(part for part in parts if part)})"
 
 

@@ -222,6 +222,8 @@ class PlanHistory(NamedTuple):
 
     entries: tuple[Declared, ...]  # the declaration, and changes that were submitted
     not_submitted: tuple[str, ...] = ()  # what the table's grid changes beside them
+    removed: tuple[str, ...] = ()  # rows that were removed after runs had results
+    problem: str = ""  # why it cannot be read
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,7 @@ class Ablation:
     declared: PlanHistory | None = None  # None if no plan was recorded
     others: tuple["Ablation", ...] = ()  # the table with each further metric, without verdicts
     has_direction: bool = True  # whether it is known which values of the metric are better
+    num_removed: int = 0  # rows that were removed after a look; the correction counts them
 
     @cached_property
     def metric(self) -> Metric:
@@ -283,6 +286,8 @@ class Ablation:
         parts = []
         if not self.why_no_verdict:
             parts.append(count(len(self.compared), "row"))
+        if self.num_removed and not self.why_no_verdict:
+            parts.append(count(self.num_removed, "removed row"))
         if self.effects is not None and self.effects.are_judged:
             parts.append(count(len(self.effects.effects), "effect"))
             if self.effects.tests:

@@ -3,6 +3,7 @@
 import csv
 import io
 from itertools import product
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -85,6 +86,14 @@ def test_ranks_worked_by_hand():
     assert found.critical_difference == pytest.approx(2.3437 * np.sqrt(12 / 30), abs=1e-3)
     lower_is_better = rank_methods(scores, list("vwxyz"), False)
     assert lower_is_better.mean_ranks["c"] == 1.0
+
+
+def test_rounding_is_no_rank():
+    """Means of 50, 55 and 75 of 97 samples, and of 53, 53 and 74, differ by one bit."""
+    one, other = (fmean(n / 97 for n in found) for found in ((50, 55, 75), (53, 53, 74)))
+    assert one != other
+    scores = {"a": [one] * 5, "b": [other] * 5, "c": [0.1] * 5}
+    assert rank_methods(scores, list("vwxyz"), True).mean_ranks == {"a": 1.5, "b": 1.5, "c": 3.0}
 
 
 def test_wrong_findings_of_the_friedman_test():

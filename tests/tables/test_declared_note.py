@@ -61,6 +61,31 @@ def test_a_plan_that_was_kept_has_no_note(tmp_path, monkeypatch):
     assert "Nothing was changed since." in report
 
 
+def test_rows_removed_after_a_look_count_in_the_correction(tmp_path, monkeypatch):
+    """Keeping the best of several rows earns no smaller correction."""
+    rows = {"base": {}} | {f"row{n}": {"loss.alpha": n / 10} for n in range(1, 6)}
+    best = {name: rows[name] for name in ("base", "row5")}
+    folder = study(tmp_path / "a", monkeypatch, {"variants": rows}, {"variants": best})
+    found = table(folder, variants=best)
+    assert found.row_of["row5"].difference.family == 5
+    assert found.family == "1 row and 4 removed rows"
+    assert note(found).endswith(
+        "The correction counts 4 removed rows: row1, row2, row3 and row4. Apart from that, "
+        "intervals and verdicts do not account for this look"
+    )
+    assert table(folder, variants=rows).row_of["row5"].difference.family == 5
+    renamed = best | {name + "x": rows[name] for name in ("row1", "row2", "row3", "row4")}
+    assert table(folder, variants=renamed).family == "5 rows"
+
+
+def test_rows_removed_before_any_result_do_not_count(tmp_path, monkeypatch):
+    rows = {"base": {}} | {f"row{n}": {"loss.alpha": n / 10} for n in range(1, 4)}
+    best = {name: rows[name] for name in ("base", "row1")}
+    write_submission(planned(tmp_path, grid(variants=rows)))
+    folder = study(tmp_path, monkeypatch, {"variants": best})
+    assert table(folder, variants=best).family == "1 row"
+
+
 def test_several_changes_are_several_looks(tmp_path, monkeypatch):
     three = {"seeds": [0, 1, 2]}
     folder = study(tmp_path, monkeypatch, {}, three, three | {"sesoi": 1.0})

@@ -30,7 +30,7 @@ def test_equivalent_effects_rest_on_normality(tmp_path):
     assert (
         "rest on normal differences: loss.alpha x loss.beta. The exact sign-flip test of " in text
     )
-    assert "cannot go below p .03125 here, and .008 is needed" in text
+    assert "cannot go below p .03125 here, and p below .008333 is needed" in text
 
 
 def test_decided_effects_are_in_the_verdict(tmp_path):
@@ -43,4 +43,4 @@ def test_decided_effects_are_in_the_verdict(tmp_path):
 def test_effects_without_intervals_claim_nothing(tmp_path):
     text = to_markdown(table(tmp_path, noisy, seeds=[0]))
     assert "No effect has an interval, so this table decides nothing." in text
-    assert "at most 5 %" not in text
+    assert "at most about 5 %" not in text

@@ -367,7 +367,7 @@ def test_every_format_shows_the_effects(tmp_path):
         assert text.index(cell) > text.index("specific")  # below the first table
     assert r"\label{tab:study-effects}" in to_latex(ablation)
     assert '<h2 id="effects-title">' in to_html(ablation)
-    assert "cannot go below p .0625 here, and .008 is needed" in to_markdown(ablation)
+    assert "cannot go below p .0625 here, and p below .008333 is needed" in to_markdown(ablation)
 
 
 def test_csv_of_effects(tmp_path):

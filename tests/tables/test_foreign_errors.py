@@ -22,6 +22,7 @@ from foreign_runs import (
 )
 
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.metrics import foreign_direction
 from furnace_hpc.tables.reading.foreign import runs as foreign_runs
 from furnace_hpc.tables.reading.foreign.lines import MAX_LINE_BYTES
 
@@ -84,6 +85,20 @@ def test_the_line_counts_fields_with_line_breaks(tmp_path):
 )
 def test_a_bad_option(tmp_path, options, expected):
     assert expected in error_of(tmp_path, GOOD, **options)
+
+
+def test_a_direction_that_contradicts_the_metric(tmp_path):
+    content = GOOD.replace("acc", "accuracy")
+    expected = "--direction min contradicts --metric accuracy: higher is better. Leave"
+    assert expected in error_of(tmp_path, content, metric="accuracy", direction="min")
+
+
+def test_another_tools_alignment_has_no_known_direction(tmp_path):
+    """In Furnace it is a distance. Elsewhere it may be a score."""
+    content = GOOD.replace("acc", "alignment")
+    expected = "--metric alignment: whether higher or lower is better is unknown."
+    assert expected in error_of(tmp_path, content, metric="alignment", direction=None)
+    assert foreign_direction("test/consistency/alignment@text+image") == "min"
 
 
 def test_no_usual_reference(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from foreign_runs import BASE, BIG, long_lines, table_of, values_of, wide_lines, write_csv
 
+from furnace_hpc.tables.output.cells import all_cells
 from furnace_hpc.tables.statistics.verdicts import Verdict
 
 
@@ -20,7 +21,23 @@ def test_a_run_without_a_line_is_missing(tmp_path):
     (row,) = ablation.compared
     assert (row.n, row.n_expected, row.verdict) == (3, 4, Verdict.UNDECIDED)
     assert row.gaps == "1 of 4 missing"
-    assert "no line in the files" in ablation.missing[0].status.reason
+    assert "missing: big-s2 (no line in the files)" in notes_of(ablation)
+
+
+def test_an_infinite_value_does_not_change_the_unit(tmp_path):
+    """The cells were shares, and the footnote on failed runs was in percent."""
+    lines = [
+        {"variant": line["variant"], "seed": line["seed"]}
+        | {"accuracy": line["acc"], "accuracy2": line["acc"] - 0.1}
+        for line in wide_lines()
+    ]
+    lines[-1] |= {"accuracy": "inf", "accuracy2": "inf"}
+    ablation = table_of(write_csv(tmp_path / "runs.csv", lines), metric="accuracy")
+    assert all_cells(ablation)[0].mean == "80.12"
+    assert ablation.rows[1].gaps == "1 of 4 failed"
+    assert "from 0.0 to 100.0" in notes_of(ablation)
+    several = table_of(tmp_path / "runs.csv", metric="accuracy", more_metrics=("accuracy2",))
+    assert all_cells(several)[0].further[0].mean == "70.12"
 
 
 def test_rows_without_common_seeds_lack_nothing(tmp_path):

@@ -287,7 +287,21 @@ def test_rows_of_one_note_are_merged(tmp_path):
     ablation = made(tmp_path, [*GAINS, 0.017], variants=rows)
     (note,) = [note for note in ablation.notes if note.text.startswith("rests on normality")]
     assert note.variants == ("a", "b")
-    assert note.text.endswith("cannot go below p .03125 with 6 seeds, and 2 rows need p .025")
+    assert note.text.endswith("cannot go below p .03125 with 6 seeds, and 2 rows need p below .025")
+
+
+def test_the_needed_level_has_the_digits_of_the_exact_p(tmp_path):
+    """With nine rows .05 / 9 was shown as .006, above the p .005859 that does not reach it."""
+    names = {f"row{number}": {"loss.alpha": number / 10} for number in range(1, 10)}
+    grid, runs = study(variants={"base": {}} | names, seeds=list(range(11)))
+    gains = [0.02, 0.021, 0.019, 0.022, 0.018, 0.02, 0.021, 0.004, 0.0045, -0.002, -0.003]
+    folder = GridFolder(tmp_path)
+    for spec in runs:
+        gain = 0.0 if spec.variant == "base" else gains[spec.config.seed]
+        finish(spec, folder, accuracy=0.8 + gain)
+    text = notes(collect(grid, runs, folder))
+    found = re.search(r"gives p (\.\d+), and 9 rows need p below (\.\d+)", text)
+    assert float(found[2]) <= float(found[1]) < 0.006
 
 
 def test_the_exact_test_confirms_or_does_not(tmp_path):

@@ -115,6 +115,21 @@ def test_power_agrees_with_scipys_noncentral_t():
         assert estimates.power_of(effect, n, 0.95) == pytest.approx(oracle, rel=1e-6)
 
 
+def test_large_effects_need_few_pairs():
+    """SciPy's noncentral t is NaN for some large shifts, so the search took 251 pairs for 2.5."""
+    needed = [estimates.pairs_needed(effect / 10, 0.95) for effect in range(10, 200)]
+    assert needed == sorted(needed, reverse=True)
+    assert (needed[0], needed[15], needed[40]) == (10, 4, 3)
+
+
+def test_power_of_large_effects_is_a_number():
+    for level in (0.95, 1 - 0.05 / 60):
+        for n in (2, 3, 5, 50, 500):
+            powers = [estimates.power_of(effect / 4, n, level) for effect in range(1, 400)]
+            assert all(0 <= power <= 1 for power in powers)
+            assert all(later >= power - 2e-3 for power, later in itertools.pairwise(powers))
+
+
 def test_too_small_effects_need_too_many_pairs():
     assert estimates.pairs_needed(0.01, estimates.LEVEL) is None
 

@@ -114,6 +114,18 @@ def test_equivalence_agrees_with_statsmodels():
     assert difference(ours, 1, 0.02).equivalence_p == pytest.approx(p)
 
 
+def test_corrections_agree_with_statsmodels():
+    weights = pytest.importorskip("statsmodels.stats.weightstats")
+    corrected = pytest.importorskip("statsmodels.stats.multitest").multipletests
+    rows = [GAINS, [0.001, -0.002, 0.0015, 0.0, -0.001], [value - 0.015 for value in GAINS]]
+    found = with_family([estimates.paired_difference(row, [0.0] * 5) for row in rows], 3)
+    holm_p = corrected([one.t_p for one in found], method="holm")[1]
+    assert [one.holm_p for one in found] == pytest.approx(list(holm_p))
+    for one, values in zip(found, rows, strict=True):
+        interval = weights.DescrStatsW(values).tconfint_mean(0.05 / 3)
+        assert one.simultaneous == pytest.approx(interval)
+
+
 def test_verdicts_worked_by_hand():
     small = [0.001, -0.002, 0.0015, 0.0, -0.001]
     assert judge(difference(GAINS), True) is Verdict.BETTER

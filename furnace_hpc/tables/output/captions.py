@@ -59,8 +59,8 @@ PACKS_ARE = {
         "samples: the intervals assume that they do not."
     ),
     "data sets": (
-        "Packs are data sets (--data-set): intervals and tests count data sets, and the ranks "
-        "compare the rows over them. A mean over data sets needs values on one scale, ranks do not."
+        "Packs are data sets (--data-set): intervals and tests count them. Their means need one "
+        "scale, ranks do not. Verdicts and the test of ranks are not corrected together."
     ),
 }
 NOT_CHECKED = (
@@ -301,7 +301,7 @@ def _pairs(ablation: Ablation) -> str:
     """How the difference is computed."""
     reference, interval = ablation.grid.reference, _interval_words(ablation)
     if not ablation.packs:
-        same = "Both runs of a pair have the same samples, so it says nothing about other data."
+        same = "The runs of a pair share samples, so the difference says nothing about others."
         return (
             f"Difference to {reference}: mean over the seeds that both rows have, {interval}."
             f"{f' {same}' * (ablation.source is None)}"

@@ -258,7 +258,7 @@ def _verdicts(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
     else:
         yield (
             f"Rows and effects are corrected together ({ablation.family}). So without any "
-            f"difference, at most 5 % of studies have a mark in either table."
+            f"difference, at most about 5 % of studies have a mark in either table."
         )
     if _interactions(found):
         yield (
@@ -304,11 +304,10 @@ def _normality(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
         rest = [name for name, p in exact.items() if p is not None and p >= level]
         if not rest:
             continue
-        text = f"does not reach p {format_p(level)}, which is needed"
+        needed = f"p below {format_exact_p(level)} is needed"
+        text = f"does not confirm them: {needed}"
         if least >= level:
-            text = (
-                f"cannot go below p {format_exact_p(least)} here, and {format_p(level)} is needed"
-            )
+            text = f"cannot go below p {format_exact_p(least)} here, and {needed}"
         yield (
             f"These verdicts rest on normal differences: {list_names(rest)}. The exact {test} "
             f"{text}."

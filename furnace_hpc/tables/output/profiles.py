@@ -56,11 +56,12 @@ def profile_panels(ablation: Ablation) -> Panels | None:
 def profile_sentences(ablation: Ablation) -> list[str]:
     """What the profiles are, and which rows have none."""
     runs = "runs of all packs" if ablation.packs else "runs"
+    packs = " for these packs" if ablation.packs else ""
     found = [
         f"Performance profile (Agarwal et al. 2021): share of the {runs} of a row that are better "
         f"than a threshold, with the exact 95 % interval of Clopper and Pearson for each threshold "
-        f"by itself. The bands are conservative, not corrected, and no test: two rows may differ "
-        f"although their bands overlap."
+        f"by itself. The bands are conservative{packs}, not corrected, and no test: two rows may "
+        f"differ although their bands overlap."
     ]
     without = [row.variant for row in ablation.rows if not _steps(ablation, row)]
     if without:

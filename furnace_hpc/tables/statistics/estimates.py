@@ -327,11 +327,14 @@ def pairs_needed(effect: float, level: float) -> int | None:
 
 def power_of(effect: float, n: int, level: float) -> float:
     """Power of a paired two-sided t test of n pairs at p < 1 - level, for this effect (d_z)."""
-    from scipy.special import nctdtr, stdtrit
+    from scipy.special import chdtr, nctdtr, stdtrit
 
     bound, shift = float(stdtrit(n - 1, (1 + level) / 2)), abs(effect) * math.sqrt(n)
     # the other tail is below a thousandth wherever the power is near POWER
-    return float(1 - nctdtr(n - 1, shift, bound))
+    power = float(1 - nctdtr(n - 1, shift, bound))
+    if math.isnan(power):  # of a shift above 36; there the deviation alone decides
+        return float(chdtr(n - 1, (n - 1) * (shift / bound) ** 2))
+    return power
 
 
 def _deviation(differences: Sequence[float], least: float) -> float:

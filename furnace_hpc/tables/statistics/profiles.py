@@ -3,7 +3,8 @@
 Bands are exact intervals of Clopper and Pearson for each threshold by itself, not the bootstrap of
 Agarwal et al.: with 10 runs and a share of .9 a percentile bootstrap holds it in 65 % of studies,
 because its band has no width where all runs are on one side. Packs have equally many runs here. So
-the share over packs varies less than a binomial one, and the bands are conservative.
+the share over these packs varies less than a binomial one, and the bands are conservative. They do
+not hold for other packs.
 """
 
 from collections import Counter

@@ -35,12 +35,16 @@ class Ranks:
 def rank_methods(
     scores: Mapping[str, Sequence[float]], data_sets: Sequence[str], higher_is_better: bool
 ) -> Ranks:
-    """The ranks of each method, and the test if there are enough data sets and methods."""
+    """The ranks of each method, and the test if there are enough data sets and methods.
+
+    Scores that differ by rounding alone share a rank.
+    """
     import numpy as np
     from scipy.stats import friedmanchisquare, rankdata
 
     names = list(scores)
-    values_MD = np.array([scores[name] for name in names])  # M methods, D data sets
+    # M methods, D data sets
+    values_MD = np.array([[float(f"{value:.12g}") for value in scores[name]] for name in names])
     signed_MD = -values_MD if higher_is_better else values_MD
     ranks_MD = rankdata(signed_MD, axis=0)
     p, difference, why = None, None, _too_few(len(data_sets), len(names))
