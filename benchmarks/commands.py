@@ -94,6 +94,7 @@ def big_grid(folder: Path) -> Path:
     }
     content["variants"] = {}
     content["reference"] = "lr-0.0001_alpha-0.0"
+    content["seeds"] = [0, 1, 2, 3, 4]
     path = folder / "big.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
