@@ -56,17 +56,19 @@ def git_commit() -> str | None:
     return f"{commit}+dirty" if is_dirty else commit
 
 
+@cache
 def changes() -> str:
     """The differences from the commit, as a patch."""
     return git("diff", "--no-color", "--no-ext-diff", "HEAD", "--", *SNAPSHOT_PARTS)
 
 
-def untracked() -> list[str]:
+@cache
+def untracked() -> tuple[str, ...]:
     """Files that git neither tracks nor ignores."""
     names = git("ls-files", "-z", "--others", "--exclude-standard", "--", *SNAPSHOT_PARTS).split(
         "\0"
     )
-    return [name for name in names if name]
+    return tuple(name for name in names if name)
 
 
 def git(*arguments: str) -> str:

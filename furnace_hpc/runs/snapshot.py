@@ -11,12 +11,14 @@ A run resumes with the code that it began with.
 """
 
 import hashlib
+import os
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -90,7 +92,7 @@ def source(own: OwnCode | None = None) -> CodeSource:
 
 def forget_code() -> None:
     """Read the code on disk again. It may have changed while a notebook was open."""
-    for found in (_source, code_hash, git_commit):
+    for found in (_source, code_hash, git_commit, changes, untracked):
         found.cache_clear()
 
 
@@ -168,13 +170,11 @@ def copy_code(folder: GridFolder, own: OwnCode | None = None) -> CodeCopy:
         shutil.rmtree(left_over, ignore_errors=True)
     temporary = folder.code / f".{now.snapshot_hash}.{uuid.uuid4().hex[:8]}"
     try:
-        for name, path in now.files.items():
-            target = temporary / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-            target.chmod(target.stat().st_mode & 0o444)
+        for place in dict.fromkeys((temporary / name).parent for name in now.files):
+            place.mkdir(parents=True, exist_ok=True)
+        copied_hash = _content_hash(now.files, temporary)
         _write_facts(temporary, now)
-        if _content_hash(_files(temporary, PARTS)) != now.snapshot_hash:
+        if copied_hash != now.snapshot_hash:
             raise ConfigError(
                 f"the code in {PACKAGE}, or the grid's own code, was changed while it was copied. "
                 f"Repeat the command"
@@ -202,8 +202,9 @@ def _check_checkout(files: Iterable[Path]) -> None:
     checkout = PACKAGE.parent
     if PACKAGE.is_relative_to(Path(sys.prefix).resolve()):
         return
-    for path in files:
-        for fault in find_faults(str(path), str(checkout), trust_root=True):
+    for place in _places_to_check(files):
+        is_folder = place.is_dir()
+        for fault in find_faults(str(place), str(checkout), not is_folder, trust_root=True):
             fix = fault.fix.replace("Choose another place (--runs-root)", "Move the checkout")
             if fix.startswith(f"{IF_UNCHANGED}chmod"):  # the other files probably need it too
                 fix = f"{IF_UNCHANGED}chmod -R go-w {shlex.quote(str(checkout))}"
@@ -211,6 +212,23 @@ def _check_checkout(files: Iterable[Path]) -> None:
                 f"jobs run a copy of the code in {checkout}, and other users could change it: "
                 f"{fault.problem}. {fix}"
             )
+
+
+def _places_to_check(files: Iterable[Path]) -> Iterator[Path]:
+    """The folders of the files, and the files that need a closer look than their mode.
+
+    The others are regular files of this user or root that neither a group nor all users can write.
+    An access list cannot allow more than the group's bits.
+    """
+    folders = set[Path]()
+    for path in files:
+        if path.parent not in folders:
+            folders.add(path.parent)
+            yield path.parent
+        facts = path.lstat()
+        is_closed = stat.S_ISREG(facts.st_mode) and not facts.st_mode & 0o022
+        if not is_closed or facts.st_uid not in (0, os.getuid()):
+            yield path
 
 
 def _write_facts(folder: Path, now: CodeSource) -> None:
@@ -230,14 +248,27 @@ def _write_facts(folder: Path, now: CodeSource) -> None:
 
 def _files(root: Path, parts: tuple[str, ...]) -> dict[str, Path]:
     """Relative name -> file, in order of name."""
-    found = [path for part in parts for path in (root / part).rglob("*") if path.is_file()]
-    kept = [path for path in found if not set(LEFT_OUT) & set(path.parts)]
-    return {str(path.relative_to(root)): path for path in sorted(kept)}
+    found = []
+    for part in parts:
+        for folder, folders, names in os.walk(root / part):
+            folders[:] = [name for name in folders if name not in LEFT_OUT]
+            place = os.path.relpath(folder, root)
+            found += [(*place.split("/"), name) for name in names if name not in LEFT_OUT]
+    kept = (("/".join(names), root.joinpath(*names)) for names in sorted(found))
+    return {name: path for name, path in kept if path.is_file()}
 
 
-def _content_hash(files: dict[str, Path]) -> str:
+def _content_hash(files: dict[str, Path], copy: Path | None = None) -> str:
+    """Hash names and contents. With `copy`, write what is hashed into this folder, read-only."""
     digest = hashlib.sha256()
     for name, path in files.items():
         content = read_regular(path)
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
+        if copy:
+            with open(copy / name, "xb", opener=_read_only) as file:
+                file.write(content)
     return digest.hexdigest()[:12]
+
+
+def _read_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o444)
