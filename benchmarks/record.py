@@ -34,6 +34,8 @@ def begin() -> None:
 
     Exits with 2 if nothing can be recorded.
     """
+    # Container images often set it. Then each measured process would compile all its modules.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if not is_wanted():
         print("RECORD=no: nothing will be recorded", file=sys.stderr, flush=True)
     elif problem := find_problem():
