@@ -16,6 +16,7 @@ from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.grid import Grid, results_name, with_settings
 from furnace_hpc.config.parsing.lookup import runs_root
+from furnace_hpc.config.parsing.plural import is_are
 from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.console.options import OptionalSubmittedGrid, RunsRoot
 from furnace_hpc.runs.folder import GridFolder
@@ -267,7 +268,8 @@ def _print_missing(ablation: "Ablation", folder: GridFolder | None) -> None:
     from furnace_hpc.tables.notes import describe
     from furnace_hpc.tables.other_settings import other_settings
 
-    lines = [f"{len(ablation.missing)} of {len(ablation.runs)} runs are missing:"]
+    missing = len(ablation.missing)
+    lines = [f"{missing} of {len(ablation.runs)} runs {is_are(missing)} missing:"]
     lines += [f"  {printable(describe(run))}" for run in ablation.missing]
     if folder and (others := other_settings(ablation.grid, folder)):
         lines.append("runs with other settings (--set) have a table of their own:")

@@ -91,7 +91,7 @@ def test_a_time_limit_stops_and_requeues_a_run(stopped: tuple[Study, Future]):
     assert done.returncode == 1, done.stdout + done.stderr  # a run is missing
     table = done.stdout.partition("2 runs: 1 done, 1 failed")[2]
     assert "50.0" in table
-    assert "1 of 2 runs are missing" in done.stderr
+    assert "1 of 2 runs is missing" in done.stderr
     assert "ValueError: on purpose" in done.stderr
     study.write({}, variants={"waits": {}})
     done = study.submit("--wait")

@@ -151,7 +151,7 @@ def test_submit_can_show_the_table(tmp_path, capsys):
     for spec in runs[:-1]:
         finish(spec, folder)
     assert show_table(grid, folder, tmp_path / "out", figures=False) == 1
-    assert "1 of 20 runs are missing" in capsys.readouterr().err
+    assert "1 of 20 runs is missing" in capsys.readouterr().err
     finish(runs[-1], folder)
     assert show_table(grid, folder, tmp_path / "out", figures=False) == 0
     with pytest.raises(ConfigError, match="has no runs under"):

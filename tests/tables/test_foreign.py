@@ -361,5 +361,5 @@ def test_a_missing_run_exits_1(tmp_path):
     words = ["--from", "runs.csv", "--metric", "acc", "--direction", "max", "--no-figures"]
     done = command(tmp_path, *words, "--out", "tables")
     assert done.returncode == 1
-    assert "1 of 8 runs are missing:\n  base-s0 (failed: acc is empty, runs.csv:2)" in done.stderr
+    assert "1 of 8 runs is missing:\n  base-s0 (failed: acc is empty, runs.csv:2)" in done.stderr
     assert (tmp_path / "tables" / "table.md").exists()

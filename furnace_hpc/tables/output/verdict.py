@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from furnace_hpc.config.parsing.command_line import furnace
+from furnace_hpc.config.parsing.plural import is_are
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.state import RunState
 from furnace_hpc.runs.submitted import grid_command, resubmit_command
@@ -56,10 +57,11 @@ def verdict(ablation: Ablation) -> str:
     sentences += [f"effect of {text}" for text in of_effects]
     if ablation.missing:
         missing, runs = f"{len(ablation.missing):,}", f"{len(ablation.runs):,}"
-        sentences.append(f"{missing} of {runs} runs are missing")
+        sentences.append(f"{missing} of {runs} runs {is_are(len(ablation.missing))} missing")
     if ablation.stronger_sanity:
-        stronger = list_names(ablation.stronger_sanity)
-        sentences.append(f"{UNDERTRAINED}: {stronger} is better than {reference}")
+        stronger = ablation.stronger_sanity
+        names, verb = list_names(stronger), is_are(len(stronger))
+        sentences.append(f"{UNDERTRAINED}: {names} {verb} better than {reference}")
     return "; ".join(sentences) or "one row, nothing to compare"
 
 
