@@ -199,7 +199,7 @@ start_mariadbd() {  # without users and grants: only this machine can reach it, 
     --bind-address=127.0.0.1 --port=$((PORT + 2)) --skip-name-resolve --performance-schema=0 \
     --innodb-buffer-pool-size=64M --innodb-lock-wait-timeout=900 --innodb-flush-log-at-trx-commit=2 \
     --loose-innodb-snapshot-isolation=OFF  # slurmdbd of Slurm 26.05 refuses the default of MariaDB 11.8
-  wait_for 30 mariadbd mariadb-admin --no-defaults --socket="$DIR/run/mariadb.sock" ping
+  wait_for 90 mariadbd mariadb-admin --no-defaults --socket="$DIR/run/mariadb.sock" ping
   # slurmdbd would create it, and ends then with MariaDB's client library of Debian 13
   mariadb --no-defaults --socket="$DIR/run/mariadb.sock" -e 'CREATE DATABASE IF NOT EXISTS slurm_acct_db'
 }
@@ -215,7 +215,7 @@ start_slurmdbd() {  # finds its configuration beside $SLURM_CONF
   local user
   ! running slurmdbd || return 0
   start_on_head slurmdbd slurmdbd -D
-  wait_for 30 slurmdbd sacctmgr -n show cluster
+  wait_for 90 slurmdbd sacctmgr -n show cluster
   # The controller needs its cluster here, and rejects jobs of users without account. Exit code 1: it exists already.
   sacctmgr -iQ add cluster devcluster >/dev/null || true
   sacctmgr -iQ add account devcluster >/dev/null || true
