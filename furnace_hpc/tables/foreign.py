@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.tables.collect import compare_rows, judge_table, with_more_metrics
 from furnace_hpc.tables.data_sets import rank_notes, rank_over_data_sets
 from furnace_hpc.tables.factors import SEVERAL, factor_effects
+from furnace_hpc.tables.large.changes import changes_of
 from furnace_hpc.tables.notes import notes_of_values
 from furnace_hpc.tables.reading.cache import no_records
 from furnace_hpc.tables.reading.foreign.columns import Query
@@ -28,6 +30,7 @@ from furnace_hpc.tables.statistics.units import Draw
 from furnace_hpc.tables.table import (
     SOURCE_FILE,
     Ablation,
+    Change,
     ForeignResult,
     ForeignSpec,
     Note,
@@ -116,11 +119,18 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
         named[run.key.row].append(_with_values(known, more_values.get(run.key, {})))
         settings[run.key.row].append(_without_secrets(run.settings))
 
-    def settings_of(of_row: Sequence[Run]) -> dict[str, Any]:
-        of_runs = settings[of_row[0].spec.variant]
+    @cache
+    def settings_of_row(name: str) -> dict[str, Any]:
+        of_runs = settings[name]
         return dict.fromkeys(of_runs[0], SEVERAL) | _common(of_runs)
 
-    rows = compare_rows(named, reference, settings_of=settings_of)
+    def settings_of(of_row: Sequence[Run]) -> dict[str, Any]:
+        return settings_of_row(of_row[0].spec.variant)
+
+    def find_changes(ours: Sequence[Run], theirs: Sequence[Run]) -> tuple[Change, ...]:
+        return changes_of(settings_of(ours), settings_of(theirs))
+
+    rows = compare_rows(named, reference, find_changes=find_changes)
     rows, effects = judge_table(rows, grid, factor_effects(grid, rows))
     ranks, no_ranks = None, ""
     if wanted.query.data_set is not None:

@@ -212,10 +212,20 @@ def all_cells(ablation: Ablation) -> list[Cells]:
 
 def pair_statistics_of(ablation: Ablation, row: Row) -> PairStatistics | None:
     """Statistics of the pairs of a row and the reference. None if there are none."""
-    if ablation.reference is None or row.difference is None:
-        return None
-    pairs = pair_up(row.values, ablation.reference.values)
-    return pair_statistics(pairs, row.difference, ablation.metric.direction == "max")
+    return _all_pair_statistics(ablation).get(row.variant)
+
+
+@once_per_table
+def _all_pair_statistics(ablation: Ablation) -> dict[str, PairStatistics]:
+    """Variant -> statistics of its pairs. Table and report need them."""
+    if ablation.reference is None:
+        return {}
+    theirs, higher_is_better = ablation.reference.values, ablation.metric.direction == "max"
+    return {
+        row.variant: pair_statistics(pair_up(row.values, theirs), row.difference, higher_is_better)
+        for row in ablation.rows
+        if row.difference is not None
+    }
 
 
 def optional_texts(ablation: Ablation, row: Row) -> dict[str, str]:
