@@ -5,7 +5,7 @@ The runs become the same `Run` and `Row` as those of a grid, with a smaller spec
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,6 @@ from furnace_hpc.tables.statistics.units import Draw
 from furnace_hpc.tables.table import (
     SOURCE_FILE,
     Ablation,
-    Change,
     ForeignResult,
     ForeignSpec,
     Note,
@@ -88,6 +87,19 @@ def check_same_input(out: Path, wanted: ForeignTable) -> None:
         )
 
 
+def _getter(
+    settings: dict[str, list[dict[str, Any]]],
+) -> Callable[[Sequence[Run]], dict[str, Any]]:
+    """A function that returns the settings of a row. `settings`: row -> settings of each run."""
+
+    @cache
+    def settings_of_row(name: str) -> dict[str, Any]:
+        of_runs = settings[name]
+        return dict.fromkeys(of_runs[0], SEVERAL) | _common(of_runs)
+
+    return lambda of_row: settings_of_row(of_row[0].spec.variant)
+
+
 def collect_foreign(wanted: ForeignTable) -> Ablation:
     """Make the table of the runs in other tools' files.
 
@@ -119,18 +131,12 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
         named[run.key.row].append(_with_values(known, more_values.get(run.key, {})))
         settings[run.key.row].append(_without_secrets(run.settings))
 
-    @cache
-    def settings_of_row(name: str) -> dict[str, Any]:
-        of_runs = settings[name]
-        return dict.fromkeys(of_runs[0], SEVERAL) | _common(of_runs)
-
-    def settings_of(of_row: Sequence[Run]) -> dict[str, Any]:
-        return settings_of_row(of_row[0].spec.variant)
-
-    def find_changes(ours: Sequence[Run], theirs: Sequence[Run]) -> tuple[Change, ...]:
-        return changes_of(settings_of(ours), settings_of(theirs))
-
-    rows = compare_rows(named, reference, find_changes=find_changes)
+    settings_of = _getter(settings)
+    rows = compare_rows(
+        named,
+        reference,
+        find_changes=lambda ours, theirs: changes_of(settings_of(ours), settings_of(theirs)),
+    )
     rows, effects = judge_table(rows, grid, factor_effects(grid, rows))
     ranks, no_ranks = None, ""
     if wanted.query.data_set is not None:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from furnace_hpc.tables.large.once import once_per_table
+from furnace_hpc.tables.large.paired import pair_statistics_of
 from furnace_hpc.tables.large.rendered import rendered_rows, signature
 from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.output.captions import caption, main_sentences
@@ -21,7 +22,6 @@ from furnace_hpc.tables.output.cells import (
     format_changes,
     headings,
     lettered,
-    pair_statistics_of,
 )
 from furnace_hpc.tables.output.effects import effects_markdown, effects_terminal
 from furnace_hpc.tables.output.escape import csv_cell, markdown, one_line
