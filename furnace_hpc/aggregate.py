@@ -3,6 +3,7 @@
 `furnace aggregate --from FILE` does it with the runs of other tools.
 """
 
+import atexit
 import gc
 import sys
 from importlib.util import find_spec
@@ -118,6 +119,7 @@ def main(
     if runs are missing. With --metric, --direction, --by or --where it gives no verdicts.
     """
     gc.disable()  # tables have no reference cycles, and the search takes a fifth of the time
+    atexit.register(gc.freeze)  # Python searches once more when it exits
     from furnace_hpc.tables.reading.submitted import submitted_grid
     from furnace_hpc.tables.view import View, metrics_of
 

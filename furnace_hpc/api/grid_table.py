@@ -48,10 +48,10 @@ def make_table(
 
 
 def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -> "Ablation":
-    from furnace_hpc.config.train_config import run_ids
     from furnace_hpc.monitor.run_status import observe_when_asked
     from furnace_hpc.tables.collect import collect
     from furnace_hpc.tables.declared_plan import read_history, with_declared_plan
+    from furnace_hpc.tables.large.run_names import ids_of
     from furnace_hpc.tables.other_settings import runs_of_other_settings
     from furnace_hpc.tables.reading.cache import read_records
     from furnace_hpc.tables.reading.submitted import submitted_runs
@@ -63,9 +63,9 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
     all_runs = submitted.runs
     shown_grid, runs = apply_view(grid, all_runs, view)
     kept = {id(spec) for spec in runs}
-    excluded_ids = run_ids([spec for spec in all_runs if id(spec) not in kept])
+    excluded_ids = ids_of([spec for spec in all_runs if id(spec) not in kept])
     other_table_ids: set[str] = set()
-    if records.by_run.keys() - run_ids(all_runs):
+    if records.by_run.keys() - ids_of(all_runs):
         other_table_ids = runs_of_other_settings(grid, folder)
     get_status = observe_when_asked(folder)
     tuning = read_tuning(grid, submitted.trials, submitted.choices, records)

@@ -9,8 +9,9 @@ follows from that field and the data.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
+from operator import is_
 from typing import Any
 
 from pydantic import BaseModel
@@ -60,16 +61,26 @@ _json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 def _differ_in_seed_alone(one: BaseModel, other: BaseModel) -> bool:
     """Whether all other fields are the same objects, as in a copy."""
-    theirs = vars(other)
-    return type(one) is type(other) and all(
-        value is theirs[name] for name, value in vars(one).items() if name != "seed"
-    )
+    if type(one) is not type(other):
+        return False
+    ours, theirs = vars(one), vars(other)
+    num_same = sum(map(is_, ours.values(), map(theirs.get, ours)))
+    return num_same + (ours["seed"] is not theirs["seed"]) == len(ours)
 
 
-def identity(model: BaseModel) -> dict[str, Any]:
-    """The fields of `model` that decide numbers, as plain data, nested."""
+def identity(model: BaseModel, only: Collection[str] | None = None) -> dict[str, Any]:
+    """The fields of `model` that decide numbers, as plain data, nested.
+
+    Args:
+        model: a config or a section.
+        only: leave out the other fields of `model`. None: leave out none.
+    """
     values = vars(model)
-    return {name: _plain(values[name], identity) for name in _deciding_fields(model)}
+    return {
+        name: _plain(values[name], identity)
+        for name in _deciding_fields(model)
+        if only is None or name in only
+    }
 
 
 def _hashed(

@@ -1,6 +1,6 @@
 """Collect the runs of a grid and compare the rows of its table."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -10,17 +10,22 @@ from typing import Any
 from pydantic import ValidationError
 
 from furnace_hpc.config.errors import ConfigError, nearest
-from furnace_hpc.config.flatten import flatten
 from furnace_hpc.config.grids.grid import Grid
-from furnace_hpc.config.identity import identity
 from furnace_hpc.config.metrics import Direction, foreign_direction, metric_direction
 from furnace_hpc.config.parsing.format_number import check_not_newer
-from furnace_hpc.config.train_config import RunSpec, TrainConfig, run_ids
+from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.runs.folder import GridFolder, RunFolder
 from furnace_hpc.runs.records.result import RunResult
 from furnace_hpc.runs.state import RunState, RunStatus, read_status
 from furnace_hpc.tables.data_sets import rank_notes, rank_over_data_sets
 from furnace_hpc.tables.factors import factor_effects
+from furnace_hpc.tables.large.changes import (
+    FindChanges,
+    changed_settings,
+    flat_identity,
+    settings_of,
+)
+from furnace_hpc.tables.large.run_names import ids_of
 from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.notes import make_notes
 from furnace_hpc.tables.reading.cache import Records, read_records
@@ -33,7 +38,6 @@ from furnace_hpc.tables.statistics.units import Draw, pair_up
 from furnace_hpc.tables.statistics.verdicts import Verdict, judge, with_family
 from furnace_hpc.tables.table import (
     Ablation,
-    Change,
     Row,
     Run,
     on_the_same_data,
@@ -80,11 +84,11 @@ def collect(
         ConfigError: there are results, and none has the grid's metric.
     """
     records = records or read_records(folder)
-    sources = run_ids([spec for spec in runs if spec.variant in grid.sources])
+    sources = ids_of([spec for spec in runs if spec.variant in grid.sources])
     other_ids = {*other_table_ids, *sources}
     runs = [spec for spec in runs if spec.variant not in grid.sources]
     named: dict[str, list[Run]] = {}
-    for spec, run_id in zip(runs, run_ids(runs), strict=True):
+    for spec, run_id in zip(runs, ids_of(runs), strict=True):
         record = records.by_run.get(run_id, Record())
         run = collect_run(spec, folder.run(run_id), record, grid, get_status)
         named.setdefault(row_name(spec, by), []).append(run)
@@ -109,14 +113,17 @@ def _compared(
     for metric in (grid.metric, *grid.more_metrics):
         _check_metric(grid, metric, results)
     resolution = resolution_of(grid.metric, [run for row in named.values() for run in row])
-    settings_of = _settings_of
+    tuned: tuple[str, ...] = ()
     if grid.tune and not by:  # their column has the chosen values
-        settings_of = partial(_settings_of, tuned=tuple(grid.tune.space))
-    rows = compare_rows(named, grid.reference, by, settings_of, resolution)
+        tuned = tuple(grid.tune.space)
+    find_changes = partial(changed_settings, tuned=tuned)
+    rows = compare_rows(named, grid.reference, by, find_changes, resolution)
     effects = factor_effects(grid, rows, resolution)
     if not why_no_verdict:
         rows, effects = judge_table(rows, grid, effects, num_removed)
-    ranks, no_ranks = rank_over_data_sets(grid, rows, settings_of, has_verdicts=not why_no_verdict)
+    ranks, no_ranks = rank_over_data_sets(
+        grid, rows, partial(settings_of, tuned=tuned), has_verdicts=not why_no_verdict
+    )
     if not why_no_verdict and effects and grid.verdicts == "effects":
         why_no_verdict = ONLY_EFFECTS
     notes = make_notes(grid, rows, records, excluded_ids, other_ids)
@@ -148,7 +155,7 @@ def with_metric(ablation: Ablation, metric: str, direction: Direction) -> Ablati
     named = {row.variant: [measured(run) for run in row.runs] for row in ablation.rows}
     runs = [run for of_row in named.values() for run in of_row]
     resolution, source = resolution_of(metric, runs), ablation.source
-    rows = compare_rows(named, ablation.grid.reference, (), lambda runs: {}, resolution)
+    rows = compare_rows(named, ablation.grid.reference, (), lambda ours, theirs: (), resolution)
     if source is not None:
         source = source._replace(is_plain=any(1 < abs(run.value or 0.0) < inf for run in runs))
     return replace(
@@ -254,51 +261,23 @@ def row_name(spec: RunSpec, by: tuple[str, ...]) -> str:
 
 def flat_config(spec: RunSpec) -> dict[str, Any]:
     """Dotted key -> value of each config key that decides the run's numbers, and its variant."""
-    return {"variant": spec.variant, "seed": spec.config.seed, **_flat_identity(spec.config)}
-
-
-def differences(config: TrainConfig, reference: TrainConfig) -> tuple[Change, ...]:
-    """The dotted identity keys, except the seed, in which two configs differ.
-
-    A missing key is None.
-    """
-    return _changes(_flat_identity(config), _flat_identity(reference))
-
-
-def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[Change, ...]:
-    keys = [key for key in theirs | ours if key != "seed"]
-    changes = [Change(key, theirs.get(key), ours.get(key)) for key in keys]
-    return tuple(change for change in changes if change.reference != change.value)
-
-
-def _settings_of(runs: Sequence[Run], tuned: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Dotted key -> value of a row's config, without the keys that were tuned."""
-    spec = runs[0].own_spec
-    if spec is None:
-        return {}
-    values = _flat_identity(spec.config)
-    for key in tuned:
-        values = {
-            leaf: value for leaf, value in values.items() if not f"{leaf}.".startswith(f"{key}.")
-        }
-    return values
+    return {"variant": spec.variant, "seed": spec.config.seed, **flat_identity(spec.config)}
 
 
 def compare_rows(
     named: dict[str, list[Run]],
     reference: str,
     by: tuple[str, ...] = (),
-    settings_of: Callable[[Sequence[Run]], dict[str, Any]] = _settings_of,
+    find_changes: FindChanges = changed_settings,
     resolution: float = 0.0,
 ) -> tuple[Row, ...]:
     """The rows with their differences to the reference."""
     theirs = named.get(reference)
     if not theirs:
         return tuple(Row(name, tuple(runs), (), None) for name, runs in named.items())
-    their_config = settings_of(theirs)
     found = []
     for name, ours in named.items():
-        changes = _changes(settings_of(ours), their_config)
+        changes = find_changes(ours, theirs)
         if by:  # the runs of one row differ in the other keys
             changes = tuple(change for change in changes if change.key in by)
         difference = None
@@ -331,8 +310,7 @@ def judge_table(
     compared = {
         row.variant
         for row in rows
-        if reference is None
-        or (row is not reference and on_the_same_data(row.runs, reference.runs))
+        if reference is None or (row is not reference and row.data_sets == reference.data_sets)
     }
     if not compared:
         return rows, effects
@@ -380,16 +358,3 @@ def _check_metric(grid: Grid, metric: str, results: list[RunResult]) -> None:
             f"grid {grid.name!r}: metric {metric!r} is in no result; "
             f"{nearest(metric, names)}. Set `metric` to one of them"
         )
-
-
-def _flat_identity(config: TrainConfig) -> dict[str, Any]:
-    """Dotted key -> value. The pack's seed is left out, because `data.name` names the pack.
-
-    Sources of weights are in words, because their entries have long hashes.
-    """
-    values = flatten(identity(config), enter_lists=True)
-    values.pop("pack_seed", None)
-    values = {key: value for key, value in values.items() if key.partition(".")[0] != "init_from"}
-    if config.init_from:
-        values["init_from"] = "; ".join(map(str, config.init_from))
-    return values

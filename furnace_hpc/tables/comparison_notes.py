@@ -11,7 +11,7 @@ from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.statistics.significance import ALPHA, format_exact_p
 from furnace_hpc.tables.statistics.units import pair_up
 from furnace_hpc.tables.statistics.verdicts import Verdict, pairs_to_resolve
-from furnace_hpc.tables.table import Note, Row, difference_bounds, on_the_same_data
+from furnace_hpc.tables.table import Note, Row, difference_bounds
 from furnace_hpc.tables.text import count, list_names
 
 UNEVEN = 4  # times: standard deviations that differ more are not described by one number
@@ -42,7 +42,7 @@ def _bounds(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     for row in rows:
         if row is reference or not row.n or not (row.gaps or reference.gaps):
             continue
-        if not on_the_same_data(row.runs, reference.runs):
+        if row.data_sets != reference.data_sets:
             continue
         bounds = difference_bounds(row.runs, reference.runs, metric.limits)
         least, most = (metric.scale.show(bound, signed=True) for bound in bounds)
@@ -108,14 +108,14 @@ def _reference(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
         yield Note(f"no differences: the reference {grid.reference} has no value")
         return
     found: dict[str, list[str]] = {}
-    other = [row for row in rows if not on_the_same_data(row.runs, reference.runs)]
+    other = [row.variant for row in rows if row.data_sets != reference.data_sets]
     if other:
         yield Note(
             f"no difference and no verdict: other data than the reference {reference.variant}",
-            tuple(row.variant for row in other),
+            tuple(other),
         )
     for row in rows:
-        if row in other:
+        if row.data_sets != reference.data_sets:
             continue
         if row.n and row.values.keys() != reference.values.keys():
             found.setdefault(_common_draws(row, reference), []).append(row.variant)
@@ -161,9 +161,10 @@ def _rests_on_normality(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     compared = [row for row in rows if row.verdict]
     family = _family(compared)
     level = ALPHA / family
+    reference = next((row for row in rows if row.variant == grid.reference), None)
     found: dict[str, list[str]] = {}
     for row in compared:
-        p, floor, test = _exact_test(grid, row, rows)
+        p, floor, test = _exact_test(grid, row, reference)
         if p is None or p < level:
             continue
         text = f"the exact {test} gives p {format_exact_p(p)}"
@@ -178,7 +179,7 @@ def _rests_on_normality(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
         yield Note(f"rests on normality: {text}{needed}", tuple(variants))
 
 
-def _exact_test(grid: Grid, row: Row, rows: Sequence[Row]) -> tuple[float | None, float, str]:
+def _exact_test(grid: Grid, row: Row, reference: Row | None) -> tuple[float | None, float, str]:
     """P of the exact test of a row's verdict, its smallest possible p, and the test's name.
 
     P is None if the row is undecided, or if its pairs share samples.
@@ -189,7 +190,6 @@ def _exact_test(grid: Grid, row: Row, rows: Sequence[Row]) -> tuple[float | None
     floor = estimates.sign_flip_floor(difference.n)
     if row.verdict in (Verdict.BETTER, Verdict.WORSE):
         return difference.sign_flip_p, floor, name
-    reference = next((other for other in rows if other.variant == grid.reference), None)
     if row.verdict is not Verdict.EQUIVALENT or grid.sesoi is None or reference is None:
         return None, 0.0, name
     bound = grid.sesoi / Metric(grid.metric, grid.direction).scale.factor

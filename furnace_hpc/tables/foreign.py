@@ -5,8 +5,9 @@ The runs become the same `Run` and `Row` as those of a grid, with a smaller spec
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from furnace_hpc.runs.state import RunState, RunStatus
 from furnace_hpc.tables.collect import compare_rows, judge_table, with_more_metrics
 from furnace_hpc.tables.data_sets import rank_notes, rank_over_data_sets
 from furnace_hpc.tables.factors import SEVERAL, factor_effects
+from furnace_hpc.tables.large.changes import changes_of
 from furnace_hpc.tables.notes import notes_of_values
 from furnace_hpc.tables.reading.cache import no_records
 from furnace_hpc.tables.reading.foreign.columns import Query
@@ -86,6 +88,19 @@ def check_same_input(out: Path, wanted: ForeignTable) -> None:
         )
 
 
+def _getter(
+    settings: dict[str, list[dict[str, Any]]],
+) -> Callable[[Sequence[Run]], dict[str, Any]]:
+    """A function that returns the settings of a row. `settings`: row -> settings of each run."""
+
+    @cache
+    def settings_of_row(name: str) -> dict[str, Any]:
+        of_runs = settings[name]
+        return dict.fromkeys(of_runs[0], SEVERAL) | _common(of_runs)
+
+    return lambda of_row: settings_of_row(of_row[0].spec.variant)
+
+
 def collect_foreign(wanted: ForeignTable) -> Ablation:
     """Make the table of the runs in other tools' files.
 
@@ -117,11 +132,12 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
         named[run.key.row].append(_with_values(known, more_values.get(run.key, {})))
         settings[run.key.row].append(_without_secrets(run.settings))
 
-    def settings_of(of_row: Sequence[Run]) -> dict[str, Any]:
-        of_runs = settings[of_row[0].spec.variant]
-        return dict.fromkeys(of_runs[0], SEVERAL) | _common(of_runs)
-
-    rows = compare_rows(named, reference, settings_of=settings_of)
+    settings_of = _getter(settings)
+    rows = compare_rows(
+        named,
+        reference,
+        find_changes=lambda ours, theirs: changes_of(settings_of(ours), settings_of(theirs)),
+    )
     rows, effects = judge_table(rows, grid, factor_effects(grid, rows))
     ranks, no_ranks = None, ""
     if wanted.query.data_set is not None:

@@ -36,7 +36,8 @@ class Scale:
             digits = _two_digits(self.factor * deviation)
         elif value:
             digits = max(digits, _two_digits(self.factor * value))
-        return replace(self, digits=min(digits, MAX_DIGITS))
+        digits = min(digits, MAX_DIGITS)
+        return self if digits == self.digits else replace(self, digits=digits)
 
     def for_interval(self, interval: tuple[float, float]) -> "Scale":
         """The scale with enough digits to show a bound that is not zero as not zero."""

@@ -136,11 +136,11 @@ def _values_left_out(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
 
 def _uneven_costs(rows: Sequence[Row]) -> Iterator[Note]:
     """Rows whose runs differ much in cost, for example because a node was busy."""
+    results = [[run.own_result for run in row.runs if run.own_result] for row in rows]
     for title, cost_of in RUN_COSTS.items():
         found = {}
-        for row in rows:
-            own = [run.own_result for run in row.runs]
-            limits = wide_range([cost_of(result) for result in own if result])
+        for row, of_row in zip(rows, results, strict=True):
+            limits = wide_range([cost_of(result) for result in of_row])
             if limits:
                 found[row.variant] = f"{row.variant} {limits[0]:.1f} to {limits[1]:.1f}"
         if found:
@@ -174,7 +174,10 @@ def _has_other_data(run: Run) -> bool:
 
 def _mixed(rows: Sequence[Row], field: str, noun: str) -> Iterator[Note]:
     """Runs that differ from most others in a field of the result."""
-    found = {run.run_id: str(getattr(run.result, field)) for run in _finished(rows)}
+    finished = _finished(rows)
+    if len({getattr(run.result, field) for run in finished}) < 2:
+        return
+    found = {run.run_id: str(getattr(run.result, field)) for run in finished}
     counts = Counter(found.values())
     if len(counts) < 2:
         return
@@ -316,7 +319,8 @@ def _left_out(runs: Sequence[Run], records: Records, known_ids: Collection[str])
             f"{count(len(same), 'run')} left out, because the table has the same config, seed and "
             f"data under another name: {list_names(same)}"
         )
-    yield from _of_older_grids({name: sound[name] for name in sound if name not in same}, runs)
+    twins = {*same}
+    yield from _of_older_grids({name: sound[name] for name in sound if name not in twins}, runs)
     if damaged:
         yield Note(f"left out, because spec.json is missing or damaged: {list_names(damaged)}")
 

@@ -121,6 +121,11 @@ class Row:
         return list(dict.fromkeys(run.spec.variant for run in self.runs))
 
     @cached_property
+    def data_sets(self) -> set[str]:
+        """Names of the data sets of its runs. Empty for runs of other tools."""
+        return _data_sets(self.runs)
+
+    @cached_property
     def values(self) -> dict[Draw, float]:
         """Draw -> value of the metric, of the runs that count."""
         return values_by_draw(self.runs)
@@ -278,7 +283,7 @@ class Ablation:
         others = [row for row in self.rows if row is not self.reference]
         if self.reference is None:
             return others
-        return [row for row in others if on_the_same_data(row.runs, self.reference.runs)]
+        return [row for row in others if row.data_sets == self.reference.data_sets]
 
     @property
     def family(self) -> str:
@@ -336,7 +341,8 @@ def on_the_same_data(ours: Sequence[Run], theirs: Sequence[Run]) -> bool:
 
 
 def _data_sets(runs: Sequence[Run]) -> set[str]:
-    return {run.own_spec.config.data.name for run in runs if run.own_spec}
+    specs = [run.own_spec for run in runs]
+    return {spec.config.data.name for spec in specs if spec}
 
 
 def test_per_train(runs: Sequence[Run]) -> float:

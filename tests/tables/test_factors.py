@@ -153,7 +153,7 @@ def test_wrong_marks_of_rows_and_effects(tmp_path, levels):
             for row in ablation.rows
         }
         settings = {row.variant: row.changes for row in ablation.rows}
-        compared = compare_rows(rows, ablation.grid.reference, (), lambda runs: {})
+        compared = compare_rows(rows, ablation.grid.reference, (), lambda ours, theirs: ())
         compared = tuple(replace(row, changes=settings[row.variant]) for row in compared)
         effects = factor_effects(ablation.grid, compared)
         compared, effects = judge_table(compared, ablation.grid, effects)

@@ -16,8 +16,9 @@ from tables_study import finish, notes, row, study
 
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.large.paired import pair_statistics_of
 from furnace_hpc.tables.output.captions import caption
-from furnace_hpc.tables.output.cells import all_cells, headings, pair_statistics_of
+from furnace_hpc.tables.output.cells import all_cells, headings
 from furnace_hpc.tables.output.render import to_csv, to_markdown
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.statistics import estimates, pairs

@@ -15,7 +15,8 @@ from tables_study import BONUS, accuracy_of, complete, finish, notes, row, study
 from furnace_hpc.aggregate import show_table
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.runs.folder import GridFolder, write_json
-from furnace_hpc.tables.collect import collect, differences
+from furnace_hpc.tables.collect import collect
+from furnace_hpc.tables.large.changes import differences
 from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.other_settings import runs_of_other_settings
 from furnace_hpc.tables.output.captions import caption

@@ -49,11 +49,12 @@ class RenderedRows:
         self._place, self._stamps = place, stamps
         self._before = _load(place) if place else {}
         self._now: dict[str, Kept] = {}
+        self._signatures: dict[str, str | None] = {}  # variant -> signature of its row
         self.num_rendered = 0
 
     def text(self, whole: str, row: Row, records: Records, render: Callable[[], Kept | str]) -> str:
         """The text of a row. `whole`: signature of what decides it beside the row itself."""
-        key = self._key(whole, row, records) if self._place else None
+        key = self._key(whole, row, records)
         kept = self._before.get(key) if key else None
         if kept is None or not kept.holds():
             self.num_rendered += 1
@@ -64,6 +65,15 @@ class RenderedRows:
         return kept.text
 
     def _key(self, whole: str, row: Row, records: Records) -> str | None:
+        """The key of a text. None if it is not kept."""
+        if self._place is None:
+            return None
+        if row.variant not in self._signatures:  # a row has several texts
+            self._signatures[row.variant] = self._signature(row, records)
+        of_row = self._signatures[row.variant]
+        return None if of_row is None else _digest(f"{whole}\0{of_row}".encode())
+
+    def _signature(self, row: Row, records: Records) -> str | None:
         """The signature of a row. None if a run changed after its files were listed."""
         runs = []
         for run in row.runs:
@@ -75,7 +85,7 @@ class RenderedRows:
             draw = (run.draw.seed, run.draw.pack)
             runs.append((run.run_id, stamps, vars(run.status), steps, draw, run.result is None))
         changes = [(change.key, change.reference, change.value) for change in row.changes]
-        return _digest(f"{whole}\0{row.variant}\0{changes!r}\0{runs!r}".encode())
+        return f"{row.variant}\0{changes!r}\0{runs!r}"
 
     def store(self) -> None:
         """Write the texts of this table, if they differ from those of the last one."""

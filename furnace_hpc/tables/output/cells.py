@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from furnace_hpc.tables.large.once import once_per_table
+from furnace_hpc.tables.large.paired import pair_statistics_of
 from furnace_hpc.tables.metric import Scale
 from furnace_hpc.tables.statistics.estimates import SAME, Difference, Interval
-from furnace_hpc.tables.statistics.pairs import PairStatistics, pair_statistics
 from furnace_hpc.tables.statistics.robust import interquartile_mean
 from furnace_hpc.tables.statistics.significance import format_exact_p, format_p
-from furnace_hpc.tables.statistics.units import by_pack, pair_up
+from furnace_hpc.tables.statistics.units import by_pack
 from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.table import Ablation, Note, Row
 from furnace_hpc.tables.text import DASH, format_number, format_value, percent
@@ -208,14 +208,6 @@ def all_cells(ablation: Ablation) -> list[Cells]:
             cells = Cells(**(cells._asdict() | optional_texts(ablation, row)))
         found.append(cells)
     return found
-
-
-def pair_statistics_of(ablation: Ablation, row: Row) -> PairStatistics | None:
-    """Statistics of the pairs of a row and the reference. None if there are none."""
-    if ablation.reference is None or row.difference is None:
-        return None
-    pairs = pair_up(row.values, ablation.reference.values)
-    return pair_statistics(pairs, row.difference, ablation.metric.direction == "max")
 
 
 def optional_texts(ablation: Ablation, row: Row) -> dict[str, str]:

@@ -6,6 +6,7 @@ escaped, such as `\x1b`.
 """
 
 import re
+from functools import lru_cache
 from html import escape
 from math import isfinite
 from typing import Any
@@ -28,6 +29,9 @@ _MARKDOWN = re.compile(
 
 def one_line(text: str) -> str:
     """The text on one line, with single spaces and visible characters only."""
+    # most texts: fast, and with the same result
+    if text.isprintable() and "  " not in text and len(text.strip()) == len(text):
+        return text
     return printable(" ".join(text.split()))
 
 
@@ -58,6 +62,7 @@ def _no_formula(text: str) -> str:
     return text
 
 
+@lru_cache(maxsize=10_000)  # cells of a long table have few different numbers
 def markdown(text: str) -> str:
     """The text for a line or cell of Markdown, without HTML, images, links or emphasis."""
     return _MARKDOWN.sub(lambda found: f"\\{found.group()}", one_line(text))

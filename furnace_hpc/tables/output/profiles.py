@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from furnace_hpc.tables.statistics.estimates import Interval, exact_interval
 from furnace_hpc.tables.statistics.profiles import LEAST_RUNS, Step, profile
-from furnace_hpc.tables.table import Ablation, Row, on_the_same_data
+from furnace_hpc.tables.table import Ablation, Row
 from furnace_hpc.tables.text import list_names
 
 
@@ -85,7 +85,7 @@ def _panels(ablation: Ablation, lines: dict[str, Line]) -> list[list[Line]]:
         if row is reference or row.variant not in lines:
             continue
         panel = [lines[row.variant]]
-        if reference and reference.variant in lines and on_the_same_data(row.runs, reference.runs):
+        if reference and reference.variant in lines and row.data_sets == reference.data_sets:
             panel.insert(0, lines[reference.variant])
         found.append(panel)
     return found or [[line] for line in lines.values()]

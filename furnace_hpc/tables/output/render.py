@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from furnace_hpc.tables.large.once import once_per_table
+from furnace_hpc.tables.large.paired import pair_statistics_of
 from furnace_hpc.tables.large.rendered import rendered_rows, signature
 from furnace_hpc.tables.notes import describe
 from furnace_hpc.tables.output.captions import caption, main_sentences
@@ -21,7 +22,6 @@ from furnace_hpc.tables.output.cells import (
     format_changes,
     headings,
     lettered,
-    pair_statistics_of,
 )
 from furnace_hpc.tables.output.effects import effects_markdown, effects_terminal
 from furnace_hpc.tables.output.escape import csv_cell, markdown, one_line
@@ -89,10 +89,10 @@ def to_runs_csv(ablation: Ablation) -> str:
     rendered = rendered_rows(ablation)
 
     def text_of(row: Row) -> str:
-        lines = [_csv_run(run, row, metrics, references) for run in row.runs]
+        lines = _csv_runs(row, metrics, references)
         return _csv_lines(lines[0], lines)
 
-    head = _csv_head(_csv_run(rows[0].runs[0], rows[0], metrics, references))
+    head = _csv_head(_csv_runs(rows[0], metrics, references)[0])
     texts = [rendered.text(whole, row, ablation.records, partial(text_of, row)) for row in rows]
     return head + "".join(texts)
 
@@ -107,7 +107,7 @@ def _columns_of_runs(ablation: Ablation) -> tuple[list[str], dict[str, Any]]:
 def runs_lines(ablation: Ablation) -> list[dict[str, Any]]:
     """Column -> value of each run. A missing value is None or an empty text."""
     metrics, references = _columns_of_runs(ablation)
-    return [_csv_run(run, row, metrics, references) for row in ablation.rows for run in row.runs]
+    return [line for row in ablation.rows for line in _csv_runs(row, metrics, references)]
 
 
 def to_effects_csv(ablation: Ablation) -> str:
@@ -353,11 +353,16 @@ def _csv_pairs(ablation: Ablation, row: Row) -> dict[str, Any]:
     return line
 
 
-def _csv_run(run: Run, row: Row, metrics: list[str], references: dict[str, Any]) -> dict[str, Any]:
+def _csv_runs(row: Row, metrics: list[str], references: dict[str, Any]) -> list[dict[str, Any]]:
+    """Column -> value of each line of a row in runs.csv."""
+    values = references | {change.key: change.value for change in row.changes}
+    config = {f"config.{key}": format_value(value) for key, value in values.items()}
+    return [_csv_run(run, metrics, config) for run in row.runs]
+
+
+def _csv_run(run: Run, metrics: list[str], config: dict[str, str]) -> dict[str, Any]:
     """Column -> value of a line of runs.csv."""
-    result: dict[str, Any] = {}
-    if run.result:
-        result = vars(run.result)
+    result: dict[str, Any] = vars(run.result) if run.result else {}
     line: dict[str, Any] = {"run_id": run.run_id, "variant": run.spec.variant}
     if run.draw.pack:
         line["pack"] = run.draw.pack
@@ -365,8 +370,7 @@ def _csv_run(run: Run, row: Row, metrics: list[str], references: dict[str, Any])
     line |= {name: result.get("metrics", {}).get(name) for name in metrics if name not in line}
     if run.origin:
         line["origin"] = run.origin
-    config = references | {change.key: change.value for change in row.changes}
-    line |= {f"config.{key}": format_value(value) for key, value in config.items()}
+    line |= config
     if run.origin:
         return line
     line |= {name: result.get(name) for name in RESULT_COLUMNS}

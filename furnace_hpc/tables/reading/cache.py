@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from furnace_hpc.host.durable_files import replace_file
 from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import GridFolder
-from furnace_hpc.tables.reading.run_files import ListedRun, Point, Record, list_runs, read_listed
+from furnace_hpc.tables.reading.run_files import ListedRun, Record, list_runs, read_listed
 
 if TYPE_CHECKING:
     import polars as pl
@@ -91,15 +91,10 @@ def _frame(runs: Sequence[ListedRun]) -> "pl.DataFrame":
     columns: dict[str, list[Any]] = {name: [] for name in _schema()}
     for listed in runs:
         record, points = read_listed(listed)
-        line = (listed.run, listed.files, *record, *_transposed(points))
+        line = (listed.run, listed.files, *record, *points)
         for column, value in zip(columns.values(), line, strict=True):
             column.append(value)
     return pl.DataFrame(columns, schema=_schema())
-
-
-def _transposed(points: Sequence[Point]) -> tuple[list[str], list[int], list[float]]:
-    names = [name for name, _, _ in points]
-    return names, [step for _, step, _ in points], [float(value) for _, _, value in points]
 
 
 def _schema() -> dict[str, Any]:

@@ -5,7 +5,7 @@ A name that begins with a dot is a temporary file and is ignored.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,8 +27,17 @@ OF_THE_GRID = frozenset(
     }
 )
 
+MIN_INT, MAX_INT = -(2**63), 2**63 - 1  # of the cache
+
 Line = dict[str, Any]
-Point = tuple[str, int, float]  # metric, step, value
+
+
+class Points(NamedTuple):
+    """Values that curves can show, sorted by step. The lists have an item for each value."""
+
+    metrics: list[str]
+    steps: list[int]
+    values: list[float]
 
 
 class ListedRun(NamedTuple):
@@ -90,18 +99,22 @@ def list_run(path: str) -> ListedRun | None:
 
     It scans three folders and calls stat once per file.
     """
-    lines, foreign = [], list[str]()
+    lines, foreign, folders = list[str](), list[str](), list[str]()
     numbers: dict[str, list[int]] = {folder: [] for folder in NUMBERED}
     with os.scandir(path) as entries:
-        found = [entry for entry in entries if entry.name in FILES or entry.name in NUMBERED]
-        lines += [_line(entry.name, entry) for entry in found if entry.name in FILES]
-    if not found:
+        for entry in entries:
+            if (name := entry.name) in FILES:
+                lines.append(_line(name, entry))
+            elif name in NUMBERED:
+                folders.append(name)
+    if not lines and not folders:
         return None
-    for folder in NUMBERED.keys() & {entry.name for entry in found}:
+    for folder in folders:
+        suffix = NUMBERED[folder]
         with os.scandir(f"{path}/{folder}") as entries:
             for entry in entries:
                 stem, dot, ending = entry.name.partition(".")
-                if stem.isascii() and stem.isdigit() and dot + ending == NUMBERED[folder]:
+                if stem.isascii() and stem.isdigit() and dot + ending == suffix:
                     numbers[folder].append(int(stem))
                     lines.append(_line(f"{folder}/{entry.name}", entry))
                 elif stem and not (stem.isdigit() and ending == "rendezvous"):
@@ -126,7 +139,7 @@ def read_record(folder: RunFolder) -> Record:
     return read_listed(listed)[0]
 
 
-def read_listed(listed: ListedRun) -> tuple[Record, list[Point]]:
+def read_listed(listed: ListedRun) -> tuple[Record, Points]:
     """Read a listed run: its record, and the values that curves can show, sorted by step.
 
     If several attempts have a step and kind, the newest attempt wins. Only numbers are kept, NaN
@@ -140,7 +153,7 @@ def read_listed(listed: ListedRun) -> tuple[Record, list[Point]]:
         saved, _ = parse_lines(_read(f"{listed.path}/checkpoints.jsonl") or b"", "attempt", int)
         lost = _lost_steps(list(_parse_attempts(attempts)), first_steps, saved)
     result = _read(f"{listed.path}/result.json")
-    return Record(*_spec(listed.path), result, attempts, lost, torn), list(_points(lines))
+    return Record(*_spec(listed.path), result, attempts, lost, torn), _points(lines)
 
 
 def parse_lines(content: bytes, key: str = "kind", of: type = str) -> tuple[list[Line], int]:
@@ -160,7 +173,10 @@ def parse_lines(content: bytes, key: str = "kind", of: type = str) -> tuple[list
     good = [
         x
         for x in lines
-        if x.__class__ is dict and x.get(key).__class__ is of and _is_int64(x.get("step"))
+        if x.__class__ is dict
+        and x.get(key).__class__ is of
+        and (step := x.get("step")).__class__ is int
+        and MIN_INT <= step <= MAX_INT
     ]
     return good, len(raw) - len(good)
 
@@ -180,16 +196,18 @@ def _read_metrics(
     return found, first_steps, torn
 
 
-def _points(lines: Mapping[tuple[int, str], Line]) -> Iterator[Point]:
-    for (step, kind), line in sorted(lines.items()):
+def _points(lines: Mapping[tuple[int, str], Line]) -> Points:
+    metrics, steps, values = list[str](), list[int](), list[float]()
+    for step, kind in sorted(lines):
         prefix = kind + "/"
-        for name, value in line.items():
-            if name.startswith(prefix) and (value.__class__ is float or _is_int64(value)):
-                yield name, step, value
-
-
-def _is_int64(value: Any) -> bool:
-    return value.__class__ is int and -(2**63) <= value < 2**63
+        for name, value in lines[step, kind].items():
+            if name.startswith(prefix) and (
+                value.__class__ is float or (value.__class__ is int and MIN_INT <= value <= MAX_INT)
+            ):
+                metrics.append(name)
+                steps.append(step)
+                values.append(float(value))
+    return Points(metrics, steps, values)
 
 
 def _parse_line(line: bytes) -> Any:

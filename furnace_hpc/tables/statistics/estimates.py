@@ -135,6 +135,7 @@ def t_interval(values: Sequence[float], least_deviation: float = 0.0) -> Interva
     return center - half, center + half
 
 
+@lru_cache(maxsize=1000)  # few rows have a share of their own
 def exact_interval(share: float, n: int) -> Interval:
     """The interval of Clopper and Pearson for a share of n, which holds in at least 95 %.
 

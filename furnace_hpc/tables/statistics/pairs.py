@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from furnace_hpc.tables.statistics.estimates import (
     LEVEL,
@@ -50,16 +51,23 @@ def hedges_g(difference: Difference) -> tuple[float | None, Interval | None]:
     n, effect = difference.n, difference.effect
     if effect is None or n < LEAST_PAIRS:
         return None, None
-    from scipy.special import gammaln, nctdtrinc
+    from scipy.special import nctdtrinc
 
-    degrees = n - 1
-    logarithm = gammaln(degrees / 2) - gammaln((degrees - 1) / 2) - math.log(degrees / 2) / 2
-    correction = math.exp(float(logarithm))
+    degrees, correction = n - 1, _correction(n - 1)
     t, tail = effect * math.sqrt(n), (1 - LEVEL) / 2
     if difference.shares_samples or abs(t) > MAX_T:
         return correction * effect, None
     low, high = (float(nctdtrinc(degrees, p, t)) / math.sqrt(n) for p in (1 - tail, tail))
     return correction * effect, (correction * low, correction * high)
+
+
+@cache
+def _correction(degrees: int) -> float:
+    """Hedges' J: the factor that removes the bias of d_z in small samples."""
+    from scipy.special import gammaln
+
+    logarithm = gammaln(degrees / 2) - gammaln((degrees - 1) / 2) - math.log(degrees / 2) / 2
+    return math.exp(float(logarithm))
 
 
 def improvement(pairs: Pairs, higher_is_better: bool) -> float:
