@@ -235,7 +235,7 @@ def _write_facts(folder: Path, now: CodeSource) -> None:
     try:
         new_files, patch = untracked(), changes()
     except (OSError, subprocess.SubprocessError):  # not a checkout, for example a wheel
-        new_files, patch = [], ""
+        new_files, patch = (), ""
     write_atomically(folder / "changes.diff", masked(patch))
     facts = {
         "commit": git_commit(),

@@ -337,7 +337,9 @@ def test_one_name_for_the_data_root(name):
     said = forked_commands.run(words).stdout
     assert "--data-dir" not in said
     assert "--replace" not in said
-    assert ("--data-root" in said) is (name in ("submit", "drill", "train", "export", "check"))
+    assert ("--data-root" in said) is (
+        name in ("submit", "drill", "train", "export", "check", "publish")
+    )
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def test_a_plan_that_was_kept_has_no_note(tmp_path, monkeypatch):
     assert "Nothing was changed since." in report
 
 
-def test_rows_removed_after_a_look_count_in_the_correction(tmp_path, monkeypatch):
+def test_rows_removed_after_a_look_are_corrected_for(tmp_path, monkeypatch):
     """Keeping the best of several rows earns no smaller correction."""
     rows = {"base": {}} | {f"row{n}": {"loss.alpha": n / 10} for n in range(1, 6)}
     best = {name: rows[name] for name in ("base", "row5")}

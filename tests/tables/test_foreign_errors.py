@@ -93,7 +93,7 @@ def test_a_direction_that_contradicts_the_metric(tmp_path):
     assert expected in error_of(tmp_path, content, metric="accuracy", direction="min")
 
 
-def test_another_tools_alignment_has_no_known_direction(tmp_path):
+def test_alignment_of_other_tools_has_no_direction(tmp_path):
     """In Furnace it is a distance. Elsewhere it may be a score."""
     content = GOOD.replace("acc", "alignment")
     expected = "--metric alignment: whether higher or lower is better is unknown."

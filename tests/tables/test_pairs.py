@@ -291,7 +291,7 @@ def test_rows_of_one_note_are_merged(tmp_path):
     assert note.text.endswith("cannot go below p .03125 with 6 seeds, and 2 rows need p below .025")
 
 
-def test_the_needed_level_has_the_digits_of_the_exact_p(tmp_path):
+def test_the_needed_level_has_the_digits_of_exact_p(tmp_path):
     """With nine rows .05 / 9 was shown as .006, above the p .005859 that does not reach it."""
     names = {f"row{number}": {"loss.alpha": number / 10} for number in range(1, 10)}
     grid, runs = study(variants={"base": {}} | names, seeds=list(range(11)))

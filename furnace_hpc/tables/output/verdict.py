@@ -59,9 +59,9 @@ def verdict(ablation: Ablation) -> str:
         missing, runs = f"{len(ablation.missing):,}", f"{len(ablation.runs):,}"
         sentences.append(f"{missing} of {runs} runs {is_are(len(ablation.missing))} missing")
     if ablation.stronger_sanity:
-        stronger = ablation.stronger_sanity
-        names, verb = list_names(stronger), is_are(len(stronger))
-        sentences.append(f"{UNDERTRAINED}: {names} {verb} better than {reference}")
+        stronger = list_names(ablation.stronger_sanity)
+        verb = is_are(len(ablation.stronger_sanity))
+        sentences.append(f"{UNDERTRAINED}: {stronger} {verb} better than {reference}")
     return "; ".join(sentences) or "one row, nothing to compare"
 
 
