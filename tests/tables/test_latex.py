@@ -55,6 +55,15 @@ def with_rows(path: Path, number: int, seeds=(0,), **changes) -> Ablation:
     return collect(grid, runs, folder)
 
 
+def has_tex_file(name: str) -> bool:
+    """Whether TeX finds this file."""
+    command = ["kpsewhich", name]
+    return (
+        bool(shutil.which("kpsewhich"))
+        and not subprocess.run(command, capture_output=True, check=False).returncode
+    )
+
+
 def compile_latex(
     folder: Path,
     engine: str,
@@ -67,6 +76,8 @@ def compile_latex(
         pytest.skip(
             f"{engine} is not installed: apt-get install texlive-latex-base, -xetex, -luatex"
         )
+    if engine == "lualatex" and not has_tex_file("luaotfload.sty"):
+        pytest.skip("lualatex has no fonts with all letters: apt-get install texlive-luatex")
     for number, text in enumerate(texts):
         (folder / f"table{number}.tex").write_text(text, encoding="utf-8")
     inputs = "\n".join(rf"Words. \input{{table{number}}}" for number in range(len(texts)))
@@ -125,10 +136,7 @@ def test_xelatex_with_a_chinese_font_prints_chinese(tmp_path):
     fonts = subprocess.run(
         ["fc-list", ":lang=zh", "family"], capture_output=True, text=True, check=False
     ).stdout
-    found = shutil.which("kpsewhich") and subprocess.run(
-        ["kpsewhich", "xeCJK.sty"], capture_output=True, check=False
-    )
-    if not fonts.strip() or not found or not found.stdout:
+    if not fonts.strip() or not has_tex_file("xeCJK.sty"):
         pytest.skip(
             "no Chinese font or no xeCJK: "
             "apt-get install texlive-lang-chinese fonts-arphic-gbsn00lp"
@@ -140,10 +148,7 @@ def test_xelatex_with_a_chinese_font_prints_chinese(tmp_path):
 
 
 def test_pdflatex_with_cjkutf8_prints_chinese(tmp_path):
-    found = shutil.which("kpsewhich") and subprocess.run(
-        ["kpsewhich", "CJKutf8.sty"], capture_output=True, check=False
-    )
-    if not found or not found.stdout:
+    if not has_tex_file("CJKutf8.sty"):
         pytest.skip("no CJKutf8: apt-get install latex-cjk-chinese")
     words = compile_latex(
         tmp_path, "pdflatex", [to_latex(lettered(tmp_path))], r"\usepackage{CJKutf8}"
