@@ -8,8 +8,9 @@ from furnace_hpc.slurm import client
 from furnace_hpc.slurm.client import CommandResult
 from furnace_hpc.slurm.sbatch_errors import is_away, is_doubtful, short
 
+# Slurm 26.05 prints "at 2026-11-29T10:29:12 a using 4 processors".
 _STARTS = re.compile(
-    r"Job [0-9]+ to start at (?P<start>[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8})(?: on cluster \S+)?"
+    r"Job [0-9]+ to start at (?P<start>[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8})(?: on cluster \S+| a)?"
     r" using [0-9]+ processors on (?:nodes )?(?P<nodes>\S+)(?: in partition (?P<partition>\S+))?"
 )
 # Temporary states: sbatch accepts the job, and it waits.

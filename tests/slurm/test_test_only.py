@@ -16,6 +16,7 @@ FEDERATED = (
     "sbatch: Job 7 to start at 2026-11-29T02:30:00 on cluster beta using 8 processors on nodes "
     "node1 in partition a100"
 )
+NEWER = STARTS.replace(" using", " a using")  # Slurm 26.05
 REFUSED = [
     "Requested node configuration is not available",
     "Requested partition configuration not available now",
@@ -51,6 +52,7 @@ def _up(monkeypatch):
         (STARTS, Estimate("2026-11-29T02:30:00", "node[1-2]", "a100")),
         (f"banner {STARTS} more", Estimate("2026-11-29T02:30:00", "node[1-2]", "a100")),
         (OLDER, Estimate("2026-11-29T02:30:00", "node1", "")),
+        (NEWER, Estimate("2026-11-29T02:30:00", "node[1-2]", "a100")),
         (FEDERATED, Estimate("2026-11-29T02:30:00", "node1", "a100")),
         ("allocation failure: Requested nodes are busy", None),
         ("Job 7 to start at Unknown using 8 processors on nodes n1", None),
