@@ -46,9 +46,8 @@ def read_history(grid: Grid, runs: Sequence[RunSpec], folder: GridFolder) -> Pla
         return PlanHistory((), problem=f"no declared plan: {error}")
     if not entries:
         return None
-    configs = {spec.variant: spec.config for spec in runs}
-    if grid.tune:  # their runs have chosen values, which are no part of the plan
-        configs = {row.name: row.config for row in expand_rows(grid)}
+    # Not those of runs, which have chosen values, and the runs that they start from.
+    configs = {row.name: row.config for row in expand_rows(grid)}
     data = {
         spec.config.data.name: spec.data_fingerprint
         for spec in runs
@@ -73,14 +72,23 @@ def with_declared_plan(ablation: Ablation, history: PlanHistory | None) -> Ablat
 
 
 def _removed_rows(entries: Sequence[Declared], now: DeclaredPlan) -> Iterator[str]:
-    """Rows that were declared, and removed when runs had results. A renamed row is not removed."""
-    seen = dict(entries[-1].plan.rows)
+    """Rows that were compared, and removed when runs had results. A renamed row is not removed."""
+    left = _compared(now, now)
+    seen = _compared(entries[-1].plan, now)
     for before, after in pairwise(entries):
         if after.runs_with_results:
-            seen = before.plan.rows | seen
+            seen = _compared(before.plan, now) | seen
     for name, config in seen.items():
-        if name not in now.rows and config not in now.rows.values():
+        if name not in left and config not in left.values():
             yield name
+
+
+def _compared(plan: DeclaredPlan, now: DeclaredPlan) -> dict[str, str]:
+    """Row -> hash of its config, without rows that only give weights to others."""
+    sources = plan.sources
+    if sources is None:  # an older Furnace did not record them
+        sources = now.sources or ()
+    return {name: config for name, config in plan.rows.items() if name not in sources}
 
 
 def plan_note(ablation: Ablation) -> Iterator[Note]:

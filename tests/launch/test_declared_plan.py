@@ -58,6 +58,7 @@ def test_the_first_submission_declares_the_plan(tmp_path):
         "direction": "max",
         "sesoi": 1.0,
         "sanity": [],
+        "sources": [],
         "by": [],
         "level": 0.95,
         "correction": "Bonferroni",
@@ -231,6 +232,17 @@ def test_each_change_is_described(tmp_path, changed, text):
     submit(tmp_path, **changed)
     before, after = (declared(tmp_path)[index] for index in (0, -1))
     assert "; ".join(changes(before.plan, after.plan)) == text
+
+
+def test_a_plan_without_sources_is_not_new(tmp_path):
+    """An older Furnace did not record them."""
+    submit(tmp_path)
+    path = tmp_path / "study" / "declared.json"
+    content = json.loads(path.read_text())
+    del content["tables"]["study"][0]["plan"]["sources"]
+    path.write_text(json.dumps(content))
+    submit(tmp_path)
+    assert len(declared(tmp_path)) == 1
 
 
 def test_new_data_and_packs_are_described(tmp_path):

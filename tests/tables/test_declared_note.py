@@ -86,6 +86,28 @@ def test_rows_removed_before_any_result_do_not_count(tmp_path, monkeypatch):
     assert table(folder, variants=best).family == "1 row"
 
 
+def test_rows_with_sources_are_not_changed_rows(tmp_path, monkeypatch):
+    """Their runs have the identity of the run that they start from, and the plan has rows."""
+    rows = {"base": {}, "full": {"init_from": {"variant": "base"}}}
+    folder = study(tmp_path, monkeypatch, {"variants": rows})
+    assert note(table(folder, variants=rows)) == ""
+    renamed = {"base": {}, "other": rows["full"]}
+    assert table(folder, variants=renamed).family == "1 row"
+
+
+def test_removed_sources_do_not_count(tmp_path, monkeypatch):
+    """They were never compared. A row that becomes a source is no longer compared."""
+    rows = {"base": {}, "first": {"steps": 20}, "full": {"init_from": {"variant": "first"}}}
+    less = {"base": {}, "full": {"loss.alpha": 0.1}}
+    sources = {"variants": rows, "sources": ["first"]}
+    folder = study(tmp_path / "a", monkeypatch, sources, {"variants": less})
+    assert table(folder, variants=less).declared.removed == ()
+    folder = study(tmp_path / "b", monkeypatch, {"variants": rows}, sources)
+    found = table(folder, **sources)
+    assert found.declared.removed == ("first",)
+    assert "Source first was added on 2026-11-29, after 6 runs had results" in note(found)
+
+
 def test_several_changes_are_several_looks(tmp_path, monkeypatch):
     three = {"seeds": [0, 1, 2]}
     folder = study(tmp_path, monkeypatch, {}, three, three | {"sesoi": 1.0})

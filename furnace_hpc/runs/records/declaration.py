@@ -56,6 +56,7 @@ class DeclaredPlan(_Frozen):
     direction: str
     sesoi: float | None = None
     sanity: tuple[str, ...] = ()
+    sources: tuple[str, ...] | None = None  # rows that are not compared; None if not recorded
     by: tuple[str, ...] = ()
     level: float = LEVEL
     correction: str = CORRECTION
@@ -109,8 +110,9 @@ def plan_of(
         direction=grid.direction,
         sesoi=grid.sesoi,
         sanity=grid.sanity,
+        sources=grid.sources,
         by=grid.by,
-        family=sum(name != grid.reference for name in configs),
+        family=len(configs.keys() - {grid.reference, *grid.sources}),
         verdicts=grid.verdicts,
         tune=_tuning_of(grid),
         code=code,
@@ -161,8 +163,10 @@ def declare(
     tables = _read(folder)
     entries = tables.get(results_name(grid), ())
     if entries:
-        plan = _completed(plan, entries[-1].plan)
-        if plan == entries[-1].plan:
+        before = entries[-1].plan
+        plan = _completed(plan, before)
+        known = {"sources", "family"} if before.sources is None else set[str]()
+        if plan.model_dump(exclude=known) == before.model_dump(exclude=known):
             return None
     looked_at = {*done, *_with_results(folder, runs_of_table(folder, grid))}
     added = Declared(unix_s=_now_s(), runs_with_results=len(looked_at), plan=plan)
@@ -197,6 +201,8 @@ def changes(before: DeclaredPlan, after: DeclaredPlan) -> list[str]:
         if old != new:
             found.append(f"the {key} was changed from {_value(old)} to {_value(new)}")
     found += _moved("sanity row", before.sanity, after.sanity)
+    if before.sources is not None:
+        found += _moved("source", before.sources, after.sources or ())
     for key in ("by", "tune"):
         old, new = getattr(before, key), getattr(after, key)
         if old != new:
