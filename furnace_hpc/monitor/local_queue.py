@@ -18,7 +18,7 @@ def read_holder(folder: GridFolder) -> dict[str, Any] | None:
     """Return the holder of the grid's lock. None if there is none, or it cannot be read."""
     try:
         content = read_json(folder.lock)
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
 
@@ -40,7 +40,10 @@ def status_in_queue(folder: GridFolder) -> Callable[[str, RunStatus], RunStatus]
     whole = [submission for submission in submissions(folder) if submission.rows]
     if not whole or not is_local(whole[-1].path):
         return lambda _, status: status
-    queue = live_queue(folder)
+    holder, queue = read_holder(folder), live_queue(folder)
+    gone = "the queue on this machine has ended; run `furnace submit` again"
+    if holder and holder.get("what") == "queue" and lifecycle.is_alive(holder) is None:
+        gone = f"may wait in the queue of {lifecycle.describe(holder)}. Look at it there"
     known = {row.run_id: row.attempt.known_attempts for row in whole[-1].rows if row.to_do}
 
     def found(run_id: str, status: RunStatus) -> RunStatus:
@@ -51,7 +54,6 @@ def status_in_queue(folder: GridFolder) -> Callable[[str, RunStatus], RunStatus]
             return replace(status, state=RunState.QUEUED, reason=f"waits in the queue of {queue}")
         if status.state is not RunState.NEW:
             return status
-        gone = "the queue on this machine has ended; run `furnace submit` again"
         return replace(status, reason=status.reason or gone)
 
     return found

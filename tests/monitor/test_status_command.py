@@ -127,6 +127,14 @@ def test_runs_wait_for_the_queue_on_this_machine(folder):
         assert "4 runs: 1 new, 1 running, 1 done, 1 failed" in give(folder, "status")[1]
 
 
+def test_a_queue_on_another_host_may_still_run(folder):
+    """Its process cannot be seen from here, so nothing tells that it has ended."""
+    folder.lock.write_text(json.dumps(lifecycle.holder() | {"host": "node7", "what": "queue"}))
+    said = give(folder, "status")[1]
+    assert QUEUE_ENDED not in said
+    assert f"may wait in the queue of process {os.getpid()} on node7. Look at it there" in said
+
+
 @pytest.mark.parametrize("command_line", ["status --watch", "track --to tensorboard --follow"])
 def test_no_run_runs_and_the_queue_continues(folder, command_line):
     """It plans the next stage of a tuned grid, or repeats a run. The commands wait for it."""
