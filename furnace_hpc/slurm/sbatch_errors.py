@@ -103,8 +103,16 @@ def hint(message: str) -> str:
     """How to fix what sbatch refused."""
     limit = _LIMIT.search(message)
     if limit and (reason := explain(limit[0])):
-        fix = reason.action.removesuffix(f", {CANCEL_AND_SUBMIT}")
-        return f"{reason.text}; {fix or 'wait for some to end'}"
+        if fix := reason.action.removesuffix(f", {CANCEL_AND_SUBMIT}"):
+            return f"{reason.text}; {fix}"
+        # Above the limit only together with other jobs, it would wait. sbatch does not refuse it.
+        what, owner = reason.text.rpartition("limit of ")[2], "account"
+        if limit[0].lower().startswith("qos"):
+            owner = "QOS"
+        return (
+            f"one job alone asks for more {what} than the {owner} allows; ask for less, or use "
+            f"another account or qos"
+        )
     for pattern, advice in _HINTS:
         if re.search(pattern, message, re.IGNORECASE):
             return advice

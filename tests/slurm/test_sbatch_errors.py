@@ -59,7 +59,14 @@ REFUSED = [
         f"sbatch: error: QOSMinGRES allocation failure: {POLICY}",
         "it asks for less than the QOS's minimum of GPUs or other GRES; fix qos in the profile",
     ),
-    (f"sbatch: error: AssocGrpCpuLimit {FAILED}{POLICY}", "limit of CPUs; wait for some to end"),
+    (
+        f"sbatch: error: AssocGrpCpuLimit {FAILED}{POLICY}",
+        "one job alone asks for more CPUs than the account allows; ask for less, or use",
+    ),
+    (
+        f"sbatch: error: QOSMaxGRESPerUser {FAILED}{POLICY}",
+        "one job alone asks for more GPUs or other GRES than the QOS allows; ask for less",
+    ),
     (f"{FAILED}{POLICY}", "as many jobs as it allows, or each asks for too much"),
     (f"{FAILED}Invalid node name specified", "fix `nodelist` in `sbatch`"),
     (f"{FAILED}User's group not permitted to use this partition", "set `partition` in the profile"),
