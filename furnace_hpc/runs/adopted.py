@@ -58,13 +58,14 @@ class RunMatcher:
             run_id: its name.
             code_hash: hash of the code as it is now.
             weights: fingerprints of the weights that its config names. A run that began with others
-                is another run.
-            any_code: whether runs of other code count too.
+                is another run, unless it was adopted before.
+            any_code: whether runs of other code count too, and adopted ones of other weights.
         """
         candidates = self._folders_by_hash.get(run_id.removeprefix(f"{spec.variant}-"), ())
         if not candidates:
             return RunMatches(None, None)
         own_path = self._grid.path / run_id
+        adopted = own_path.resolve() if any_code and own_path.is_symlink() else None
         done: list[tuple[bool, Path]] = []
         unfinished: list[Path] = []
         for path in candidates:
@@ -76,7 +77,9 @@ class RunMatcher:
                 continue
             if result is None:
                 unfinished.append(path)
-            elif changed_weights(spec.config, result.weights_fingerprints, weights):
+            elif path.resolve() != adopted and changed_weights(
+                spec.config, result.weights_fingerprints, weights
+            ):
                 continue
             elif _belongs(result, path, spec) and (any_code or result.code_hash == code_hash):
                 done.append((result.code_hash != code_hash, path))

@@ -231,6 +231,23 @@ def test_no_run_of_other_weights_is_adopted(tmp_path):
     assert (run.adopts, run.action) == (None, Action.START)
 
 
+def test_an_adopted_run_becomes_stale_too(tmp_path):
+    """Without --code new no finished run is trained again."""
+    tmp_path.chmod(0o700)
+    folder_of, row = tmp_path / "weights", {"model.text.encoder": str(tmp_path / "weights")}
+    encoder(folder_of, OLD)
+    end(specs(chain(variants={"base": {}, "given": row}))["given"], GridFolder(tmp_path / "study"))
+    renamed = chain(variants={"base": {}, "other": row})
+    write_submission(planned(tmp_path, renamed, "other"))
+    assert decided(planned(tmp_path, renamed, "other"))["other"][1].startswith("done")
+    encoder(folder_of, NEW)
+    action, why = decided(planned(tmp_path, renamed, "other"))["other"]
+    assert action == Action.SKIP.value
+    assert "has other weights now (--code new trains it again)" in why
+    again = decided(planned(tmp_path, renamed, "other", new_code=True))["other"]
+    assert again[0] == Action.START.value
+
+
 def test_large_files_are_hashed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "RECENT_S", -1)
     encoder(tmp_path / "weights", OLD)

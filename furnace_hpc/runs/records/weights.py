@@ -92,7 +92,11 @@ def _of_run(run: RunFolder) -> str:
     return ""
 
 
-_revision_of = once_per_look(revision_of)
+@once_per_look
+def _revision_of(name: str) -> str:
+    with suppress(OSError):  # its folder may not be read
+        return revision_of(name)
+    return ""
 
 
 @once_per_look
