@@ -175,17 +175,20 @@ def read_weights(
     watchdog: Watchdog,
 ) -> NamedWeights:
     """Collective. Rank 0 checks that the weights that the config names are those at submission."""
-    found, names = NamedWeights(), list[str]()
+    found, names, cache = NamedWeights(), list[str](), ""
     if processes.is_rank_zero:
         grid = GridFolder(folder.path.parent)
         found = read_named_weights(
             config, grid, lambda _: watchdog.heartbeat("hashing the weights of encoders")
         )
         names = changed_weights(config, record.weights_fingerprints, found.fingerprints)
-    if names := processes.broadcast(names):
+        if found.revisions:  # lines of `setup` may give the jobs another hub cache
+            cache = ". If the jobs have a hub cache of their own, submit with the same HF_HOME"
+    names, cache = processes.broadcast((names, cache))
+    if names:
         raise ConfigError(
             f"the weights of {', '.join(names)} have changed since run {folder.run_id} was "
-            f"submitted. Restore them, or submit again"
+            f"submitted. Restore them, or submit again{cache}"
         )
     return found
 

@@ -9,6 +9,7 @@ from make import make_config
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.sections.initial_weights import InitialWeights
+from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.engine.ranks.watchdog import Watchdog
 from furnace_hpc.engine.setup import read_weights
@@ -29,9 +30,13 @@ class Silent(Watchdog):
 
 def read(model: Path, submitted: dict[str, str]) -> NamedWeights:
     config = make_config().model_copy(update={"init_from": (InitialWeights(model=str(model)),)})
+    return read_of(config, model.parent, submitted)
+
+
+def read_of(config: TrainConfig, place: Path, submitted: dict[str, str]) -> NamedWeights:
     record = Attempt(attempt=1, weights_fingerprints=submitted)
     processes = Processes(0, 0, 1, torch.device("cpu"))
-    folder = RunFolder(model.parent / "study" / "run-s0-01234567")
+    folder = RunFolder(place / "study" / "run-s0-01234567")
     return read_weights(config, folder, record, processes, Silent())
 
 
@@ -51,3 +56,20 @@ def test_a_rank_refuses_changed_weights(tmp_path):
         f"the weights of model {tmp_path} have changed since run run-s0-01234567 was submitted. "
         "Restore them, or submit again"
     )
+
+
+def test_jobs_may_have_another_hub_cache(tmp_path, monkeypatch):
+    """Then another submission from the same shell would be refused too."""
+    model = tmp_path / "models--tiny--bert"
+    snapshot = model / "snapshots" / ("5" * 40)
+    snapshot.mkdir(parents=True)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("5" * 40)
+    (snapshot / "config.json").write_text('{"model_type": "bert"}')
+    (snapshot / "model.safetensors").write_text("values")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    config = make_config()
+    named = config.model.model_copy(update={"text_weights": "tiny/bert"})
+    config = config.model_copy(update={"model": named})
+    with pytest.raises(ConfigError, match="submit with the same HF_HOME"):
+        read_of(config, tmp_path, {"model.text_weights": "0" * 16})
