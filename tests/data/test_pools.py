@@ -1,5 +1,7 @@
 """TriDigits from disjoint pools: the K packs of a pool share no image and no voice."""
 
+import subprocess
+import sys
 from itertools import combinations
 
 import numpy as np
@@ -7,10 +9,16 @@ import pytest
 from sklearn.datasets import load_digits
 
 from furnace_hpc.config.errors import ConfigError
-from furnace_hpc.config.manifest import TRIDIGITS_TEST_PER_TRAIN, Manifest, PackOrigin, origin_of
+from furnace_hpc.config.manifest import (
+    TRIDIGITS_TEST_PER_TRAIN,
+    Manifest,
+    PackOrigin,
+    origin_of,
+    read_manifest,
+)
 from furnace_hpc.data.columns import open_columns
 from furnace_hpc.data.packing.pack_command import knobs_of
-from furnace_hpc.data.sets.tridigits.pack import pack, pack_once
+from furnace_hpc.data.sets.tridigits.pack import pack_once
 from furnace_hpc.data.sets.tridigits.plan import (
     MAX_POOLS,
     SplitPlan,
@@ -20,6 +28,7 @@ from furnace_hpc.data.sets.tridigits.plan import (
 from furnace_hpc.data.sets.tridigits.render import IMAGE_NOISE, PLAN, stream
 from furnace_hpc.data.sets.tridigits.sample_files import write_samples
 from furnace_hpc.data.sets.tridigits.speech import VOICES
+from furnace_hpc.host.portable import missing_instructions
 from furnace_hpc.pack import tridigits
 
 SMALL = {"train": 12, "val": 4, "test": 4, "speech": "bank"}
@@ -74,9 +83,13 @@ def test_parts_have_noise_of_their_own():
     assert len({int(seeds.generate_state(1)[0]) for seeds in streams}) == 3
 
 
+@pytest.mark.skipif(bool(missing_instructions()), reason="this CPU has no AVX2")
 def test_a_pack_without_a_pool_keeps_its_bytes(tmp_path):
-    """The fingerprint is that of a pack from before pools existed."""
-    manifest = pack(TriDigitsKnobs(**SMALL), tmp_path / "set", ignore)
+    """The fingerprint is that of a pack from before pools existed, on every CPU with AVX2."""
+    options = [f"--{name}={value}" for name, value in SMALL.items()]
+    command = [sys.executable, "-P", "-m", "furnace_hpc.pack", "tridigits", "--out", "set"]
+    subprocess.run([*command, *options], cwd=tmp_path, check=True, capture_output=True)
+    manifest = read_manifest(tmp_path / "set")
     assert manifest.fingerprint == "129042503f992de9"
     assert "pool" not in manifest.preprocessing["knobs"]
 
