@@ -127,7 +127,7 @@ def test_a_stale_row_is_named(tmp_path):
 
 
 def test_unknown_keys_of_a_result_are_shown(tmp_path):
-    """Somebody has edited the file, or a newer Furnace wrote it."""
+    """A user has edited the file, or a newer Furnace wrote it."""
     folder, runs = all_done(tmp_path, old="")
     edited = {"init_from.7": OLD[:16], "init_from.x": OLD[:16]}
     finish(runs["base"], folder, code_hash=code_hash(), weights_fingerprints=edited)
