@@ -126,6 +126,16 @@ def test_a_stale_row_is_named(tmp_path):
     assert runs["tuned"].run_id not in text.partition("stale: ")[2]
 
 
+def test_unknown_keys_of_a_result_are_shown(tmp_path):
+    """A user has edited the file, or a newer Furnace wrote it."""
+    folder, runs = all_done(tmp_path, old="")
+    edited = {"init_from.7": OLD[:16], "init_from.x": OLD[:16]}
+    finish(runs["base"], folder, code_hash=code_hash(), weights_fingerprints=edited)
+    finish(runs["fused"], folder, code_hash=code_hash(), weights_fingerprints={"init_from.x": "b"})
+    text = notes(collect(chain(), list(runs.values()), folder))
+    assert "the weights of init_from.x None differ between runs" in text
+
+
 def interrupt(spec: RunSpec, folder: GridFolder) -> None:
     """Write the run folder of a run that was stopped after some steps."""
     run = folder.run(spec.run_id)

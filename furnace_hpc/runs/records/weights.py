@@ -64,11 +64,9 @@ def changed_weights(
 
 def words_of(config: TrainConfig, key: str) -> str:
     """The place of weights for messages: `row first`, or `model.text.encoder '/weights/bert'`."""
-    section, _, rest = key.partition(".")
-    if section == "init_from":
-        return config.init_from[int(rest)].name
+    sources = {f"init_from.{number}": one.name for number, one in enumerate(config.init_from)}
     names = {f"model.{found}": name for found, name in named_weights([config.model])}
-    return f"{key} {names.get(key)!r}"
+    return sources.get(key) or f"{key} {names.get(key)!r}"
 
 
 def fingerprint_of(result: RunResult) -> str:
