@@ -28,7 +28,6 @@ from furnace_hpc.data.packing.resumable_writer import ResumableWriter
 from furnace_hpc.data.packing.sample import PackPlan
 from furnace_hpc.data.packing.statistics import (
     MEASURED,
-    Moments,
     number_statistics,
     target_statistics,
 )
@@ -100,24 +99,18 @@ def _existing(out: Path, plan: PackPlan) -> Manifest | None:
 
 def _render_all(plan: PackPlan, writer: ResumableWriter, report: Report, workers: int) -> None:
     """Render the remaining rows in order. Record the progress every few seconds and at the end."""
-    progress, total = writer.progress, sum(map(len, plan.rows.values()))
-    report("samples", sum(progress.rows.values()), total)
+    total = sum(map(len, plan.rows.values()))
+    report("samples", sum(writer.progress.rows.values()), total)
     recorded_s = time.monotonic()
     try:
-        for chunk in render_chunks(plan, dict(progress.rows), workers):
+        for chunk in render_chunks(plan, writer.progress.rows, workers):
             writer.append(chunk)
-            for modality, moments in chunk.moments.items():
-                progress.moments.setdefault(modality, _zero(moments)).add(moments)
-            report("samples", sum(progress.rows.values()), total)
+            report("samples", sum(writer.progress.rows.values()), total)
             if time.monotonic() - recorded_s > RECORD_EVERY_S:
                 writer.record()
                 recorded_s = time.monotonic()
     finally:
         writer.record()
-
-
-def _zero(like: Moments) -> Moments:
-    return Moments(0, [0.0] * len(like.total), [0.0] * len(like.total))
 
 
 def _check_refused(writer: ResumableWriter, max_refused: float) -> None:

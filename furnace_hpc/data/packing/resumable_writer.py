@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,6 +41,26 @@ class PackProgress:
     moments: dict[str, Moments] = field(default_factory=dict)
     jpeg_bytes: dict[str, int] = field(default_factory=dict)
     """split -> bytes of its JPEG files. Empty if images are stored as pixels."""
+
+    def after(self, chunk: Rendered, num_kept: int) -> "PackProgress":
+        """Return the progress when also this chunk is in the columns."""
+
+        def more(counts: dict[str, int], number: int) -> dict[str, int]:
+            return counts | {chunk.split: counts[chunk.split] + number}
+
+        moments = dict(self.moments)
+        for modality, found in chunk.moments.items():
+            before = moments.get(modality)
+            moments[modality] = before.plus(found) if before else found
+        return replace(
+            self,
+            rows=more(self.rows, chunk.num_rows),
+            kept=more(self.kept, num_kept),
+            incomplete=more(self.incomplete, chunk.incomplete),
+            refused_bytes=self.refused_bytes + len(chunk.refused_lines),
+            moments=moments,
+            jpeg_bytes=self.jpeg_bytes and more(self.jpeg_bytes, len(chunk.jpeg)),
+        )
 
 
 class ResumableWriter:
@@ -130,12 +150,8 @@ class ResumableWriter:
             for path, end in ends.items():  # on a full disk this frees the space for `record`
                 os.ftruncate(self._files[path], end)
             raise
-        self.progress.rows[chunk.split] += chunk.num_rows
-        self.progress.kept[chunk.split] += num_kept
-        self.progress.incomplete[chunk.split] += chunk.incomplete
-        self.progress.refused_bytes += len(chunk.refused_lines)
-        if self._plan.jpeg:
-            self.progress.jpeg_bytes[chunk.split] += len(chunk.jpeg)
+        # One assignment: Ctrl-C finds all of the chunk in the progress, or nothing.
+        self.progress = self.progress.after(chunk, num_kept)
 
     def _shifted(self, chunk: Rendered) -> Values:
         """Return the columns of a chunk, with ends that count from the start of the split."""

@@ -24,11 +24,13 @@ class Moments:
     total: list[float]
     squares: list[float]
 
-    def add(self, other: "Moments") -> None:
+    def plus(self, other: "Moments") -> "Moments":
         """Add another chunk's. The order changes the last bits, so it is always the same."""
-        self.count += other.count
-        self.total = [a + b for a, b in zip(self.total, other.total, strict=True)]
-        self.squares = [a + b for a, b in zip(self.squares, other.squares, strict=True)]
+        return Moments(
+            self.count + other.count,
+            [a + b for a, b in zip(self.total, other.total, strict=True)],
+            [a + b for a, b in zip(self.squares, other.squares, strict=True)],
+        )
 
     def statistics(self) -> Statistics:
         """Return mean and deviation. 0 and 1 if there was no value."""
