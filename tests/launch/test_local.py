@@ -22,6 +22,7 @@ from local_study import (
     wait_for_step,
     write_grid,
 )
+from slurm_cluster import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -170,6 +171,8 @@ def test_a_kill_resumes_from_the_periodic_checkpoint(small_root: Path, calm: Pat
         stdout=subprocess.DEVNULL,
     )
     wait_for_step(grid, "first", 14)
+    saved = run_folder(grid, "first") / "checkpoints.jsonl"
+    wait_until(lambda: saved.exists() and saved.read_text(), 60, "the checkpoint of step 10")
     victims = [*descendants(process), psutil.Process(process.pid)]
     for victim in victims:
         victim.kill()

@@ -9,3 +9,8 @@ def counted(number: int, noun: str) -> str:
 def is_are(number: int) -> str:
     """Return `is` for one thing, else `are`."""
     return "is" if number == 1 else "are"
+
+
+def has_have(number: int) -> str:
+    """Return `has` for one thing, else `have`."""
+    return "has" if number == 1 else "have"

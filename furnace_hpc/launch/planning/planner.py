@@ -14,7 +14,7 @@ from furnace_hpc.config.flatten import flatten
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.identity import identity
 from furnace_hpc.config.parsing.format_number import check_not_newer
-from furnace_hpc.config.parsing.plural import counted
+from furnace_hpc.config.parsing.plural import counted, has_have
 from furnace_hpc.config.parsing.sbatch_flags import merged
 from furnace_hpc.config.parsing.validation import group_by_row
 from furnace_hpc.config.sections.resources import Resources
@@ -175,7 +175,7 @@ def _decide(found: Found, choices: Choices) -> Decision:
         case RunState.UNKNOWN if "lost" not in choices.retry:
             return Decision(Action.LEAVE, status.reason)
     is_other_code = began is not None and began.code_hash != choices.code_hash
-    other_weights = f"{', '.join(found.changed_weights)} has other weights now"
+    other_weights = f"{_changed(found)} other weights now"
     if choices.new_code and status.attempt and (is_other_code or found.changed_weights):
         return Decision(Action.RESTART, "new code" if is_other_code else other_weights)
     if status.state is not RunState.DONE:
@@ -185,6 +185,11 @@ def _decide(found: Found, choices: Choices) -> Decision:
     if found.changed_weights:
         return Decision(Action.SKIP, f"done, stale: {other_weights} ({REPLACES_IT})")
     return Decision(Action.SKIP, "done")
+
+
+def _changed(found: Found) -> str:
+    """`row a has`, or `row a, row b have`."""
+    return f"{', '.join(found.changed_weights)} {has_have(len(found.changed_weights))}"
 
 
 def _decide_ended(found: Found, choices: Choices, is_other_code: bool) -> Decision:
@@ -198,8 +203,7 @@ def _decide_ended(found: Found, choices: Choices, is_other_code: bool) -> Decisi
         why = f"failed: {status.reason} (--retry failed retries it)"
         return Decision(Action.LEAVE, why)
     if found.changed_weights:
-        names = ", ".join(found.changed_weights)
-        why = f"{names} has other weights than at its start: restore them ({REPLACES_IT})"
+        why = f"{_changed(found)} other weights than at its start: restore them ({REPLACES_IT})"
         return Decision(Action.LEAVE, why)
     with_code = ""
     if began and is_other_code:
