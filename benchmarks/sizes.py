@@ -160,8 +160,9 @@ def reach_states(grid: GridFolder, submission: Submission) -> list[QueuedJob]:
     [array] = [call for call in submission.sbatch_calls() if call.kind == "array"]
     [follow_up] = [call for call in submission.sbatch_calls() if call.kind == "follow-up"]
     jobs = [QueuedJob(follow_up.job_id, "N/A", "PENDING", "Dependency", follow_up.name)]
+    elements = array.elements  # once: it builds a dict of all rows
     for line in submission.rows:
-        job_id, kind = array.elements[line.row], line.row % 5
+        job_id, kind = elements[line.row], line.row % 5
         state, reason = "PENDING", "Resources"
         if kind:
             write_run(grid.run(line.run_id), job_id, kind)
