@@ -20,7 +20,7 @@ import record
 os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 import forked_ranks
-from test_elastic import OFFLOADED, case
+from elastic_work import OFFLOADED, case
 
 SIZES, STAGES, GOAL = (1, 2, 4), (1, 2, 3), 1e-6
 # eps: otherwise Adam makes whole steps from the rounding of a gradient of 0 (the bias of a key).

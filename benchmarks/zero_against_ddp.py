@@ -14,7 +14,7 @@ import record
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 import forked_ranks
 import rank_work
-from test_zero import BF16, IN_FP32, SHIPPED
+from rank_work import BF16, IN_FP32, SHIPPED
 
 from furnace_hpc.data.sets.tridigits.pack import pack
 from furnace_hpc.data.sets.tridigits.plan import TriDigitsKnobs

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from elastic_work import MADE_AT, MORE
+from elastic_work import MADE_AT, MORE, OFFLOADED, case
 from forked_ranks import run_phases
 
 from furnace_hpc.engine.checkpoint import shards
@@ -21,18 +21,6 @@ from furnace_hpc.engine.checkpoint.shards import (
 from furnace_hpc.runs.folder import RunFolder
 
 pytestmark = pytest.mark.distributed
-
-# Stage 3 as on a large model: no parameter stays gathered, and there are several sub-groups.
-PARTITIONED = {"stage3_param_persistence_threshold": 0, "sub_group_size": 100}
-OFFLOADED = {
-    f"offload_{what}": {"device": "cpu", "pin_memory": False} for what in ("optimizer", "param")
-}
-
-
-def case(do: str, source: str, stage: int, **more: Any) -> dict[str, Any]:
-    zero = {"zero": PARTITIONED} if stage == 3 else {}
-    return {"do": do, "source": source, "stage": stage} | zero | more
-
 
 # As zero1_fp32.json, with buckets that are small for the tests' network too.
 BUCKETS = {"contiguous_gradients": False, "reduce_bucket_size": 100}

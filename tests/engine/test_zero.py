@@ -10,13 +10,9 @@ import numpy as np
 import pytest
 import rank_work
 from forked_ranks import run_on_ranks
+from rank_work import BF16, IN_FP32, SHIPPED
 
 pytestmark = pytest.mark.distributed
-
-
-IN_FP32 = ["zero0 fp32", "zero1 fp32", "zero2 fp32", "zero3 fp32"]
-SHIPPED = ["zero0", "zero1", "zero1_fp32", "zero2", "zero3", "zero3_offload"]
-BF16 = {"zero1", "zero2", "zero3", "zero3_offload"}
 
 
 # Name -> number of ranks, and the functions that they call in turn.

@@ -20,6 +20,19 @@ Case = dict[str, Any]
 """Keys: do (function), source (checkpoint), stage, zero (settings), precision, fusion, ema."""
 
 
+# Stage 3 as on a large model: no parameter stays gathered, and there are several sub-groups.
+PARTITIONED = {"stage3_param_persistence_threshold": 0, "sub_group_size": 100}
+OFFLOADED = {
+    f"offload_{what}": {"device": "cpu", "pin_memory": False} for what in ("optimizer", "param")
+}
+
+
+def case(do: str, source: str, stage: int, **more: Any) -> Case:
+    """A case: what a phase does with a checkpoint."""
+    zero = {"zero": PARTITIONED} if stage == 3 else {}
+    return {"do": do, "source": source, "stage": stage} | zero | more
+
+
 class Network(nn.Module):
     """Odd sizes, a shared weight, and BatchNorm statistics that do not depend on the world size."""
 

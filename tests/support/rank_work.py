@@ -33,6 +33,10 @@ from furnace_hpc.model.network import FusionModel
 
 FP32: dict[str, Any] = {"deepspeed__bf16__enabled": False, "deepspeed__data_types": None}
 MODALITIES = ("text", "image", "audio")
+# Names of engines for zero_against_ddp: a shipped file as it is, or in fp32.
+IN_FP32 = ["zero0 fp32", "zero1 fp32", "zero2 fp32", "zero3 fp32"]
+SHIPPED = ["zero0", "zero1", "zero1_fp32", "zero2", "zero3", "zero3_offload"]
+BF16 = {"zero1", "zero2", "zero3", "zero3_offload"}
 
 
 def reader_of(data: str, split: str, processes: Processes) -> BatchReader:
