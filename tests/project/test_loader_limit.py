@@ -163,7 +163,7 @@ def test_ratio_is_of_both_passes_and_the_best_peer():
 def test_a_limit_must_be_below_the_set(limit_mb, monkeypatch):
     monkeypatch.setattr(loader_files, "SAMPLES", 1536)
     loader_limit.check(310)
-    with pytest.raises(ValueError, match="less than the set of 311 MB"):
+    with pytest.raises(ValueError, match="less than the set of 310 MB"):
         loader_limit.check(limit_mb)
 
 
