@@ -16,6 +16,7 @@ ways whose names begin with `jpeg` read images of 224 px that are stored as JPEG
 import argparse
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -55,6 +56,8 @@ def main() -> None:
         help="measure only sets that do not fit into this much memory, in memory cgroups",
     )
     limit_mb = parser.parse_args().memory_limit
+    # then cgroups, processes and gigabytes of files are removed, as after Ctrl-C
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if limit_mb is None:
         record.begin()
         warm_and_cold()

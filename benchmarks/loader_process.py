@@ -45,8 +45,9 @@ def in_a_process(
                 received.append(here.recv())
     except EOFError:  # the process died, and its error is printed above
         pass
-    process.kill()
-    process.join()
+    finally:
+        process.kill()
+        process.join()
     return received
 
 

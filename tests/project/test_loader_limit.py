@@ -125,6 +125,32 @@ def test_files_larger_than_the_limit_do_not_stay(place, tmp_path):
         assert group.kills() == 0
 
 
+STOPPED = """
+import signal, sys
+sys.path.insert(0, "benchmarks")
+from pathlib import Path
+import loader_memory
+signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+with loader_memory.MemoryGroup(loader_memory.Place(Path(sys.argv[1]), int(sys.argv[2])), 60) as one:
+    print(one.path, flush=True)
+    signal.pause()
+"""
+
+
+def test_a_stop_signal_removes_the_cgroup(place):
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, str(place.path), str(place.version)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    made = Path(process.stdout.readline().strip())
+    assert made.is_dir()
+    process.terminate()
+    assert process.wait(60) == 143
+    assert not made.exists()
+
+
 def test_rows_have_limit_sizes_and_kills():
     good = [Measured([100.0, 200.0], 50.4, 0), Measured([120.0, 180.0], 61.0, 0)]
     assert loader_limit.row("packed bytes", good, 310.2, 200) == {
