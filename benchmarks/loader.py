@@ -2,6 +2,7 @@
 
     python benchmarks/loader.py                           about half an hour
     SAMPLES=256 REPEATS=1 python benchmarks/loader.py     some minutes
+    SAMPLES=... python benchmarks/loader.py --memory-limit MB     see loader_limit.py
 
 The peers need `pip install -e ".[benchmarks]"`, in a separate environment: litdata installs a
 torchvision that may not fit the installed torch. A sample is a 224 x 224 RGB picture (uint8),
@@ -12,42 +13,72 @@ the device normalises. Each peer is measured with several settings, and the best
 ways whose names begin with `jpeg` read images of 224 px that are stored as JPEG (loader_jpeg.py).
 """
 
-import json
-import multiprocessing
+import argparse
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import loader_files as files
+import loader_limit
 import loader_ways as ways
 import record
 from loader_jpeg import STORE
+from loader_memory import NoMemoryGroupError, find_place
+from loader_process import LIMIT_S, drop_caches, in_a_process, rate
 
 JPEG_PEERS = tuple(f"jpeg {peer}" for peer in ways.PEERS)
 REPEATS = int(os.environ.get("REPEATS", "5"))
-LIMIT_S = 90
 PASS_S = 0.5  # a pass is as many epochs as take this long
 GOALS = {
     "packed bytes : article": 100,
     "normalised floats : article": 10,
     "packed bytes : best peer, warm": 2,
-    "packed bytes : best peer, cold": 1,
-    "packed bytes : memory copy": 0.5,
+    "packed bytes : best peer, cold": 1.2,
+    "packed bytes : memory copy": 0.9,
     "jpeg store : best peer, warm": 1,
     "jpeg store : best peer, cold": 1,
 }
 
 
 def main() -> None:
-    """Measure all ways in turn, warm and cold, and write medians and ratios."""
+    """Measure all ways in turn, and write medians and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--memory-limit",
+        type=int,
+        metavar="MB",
+        help="measure only sets that do not fit into this much memory, in memory cgroups",
+    )
+    limit_mb = parser.parse_args().memory_limit
+    # then cgroups, processes and gigabytes of files are removed, as after Ctrl-C
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    if limit_mb is None:
+        record.begin()
+        warm_and_cold()
+        return
+    try:
+        loader_limit.check(limit_mb)
+        place = find_place()
+    except (ValueError, NoMemoryGroupError) as error:
+        sys.exit(_refused(f"--memory-limit {limit_mb}: {error}"))
     record.begin()
+    rows, note = loader_limit.larger_than_memory(place, limit_mb, REPEATS)
+    record.write("loader_limit", rows, note)
+
+
+def _refused(problem: str) -> int:
+    print(f"error: {problem}", file=sys.stderr)
+    return 2
+
+
+def warm_and_cold() -> None:
+    """Measure all ways from memory and from the disk, and write the rows."""
     with tempfile.TemporaryDirectory(prefix="furnace-loader-") as name:
         folder = Path(name)
         print(f"{files.SAMPLES} samples are made", flush=True)
@@ -72,77 +103,15 @@ def measure(
     cold: dict[str, list[float]] = {way: [] for way in found}
     for repeat in range(REPEATS):
         for way in found:
-            warm[way] += in_a_process(folder, way, PASS_S)
+            warm[way] += in_a_process(rate, folder, way, PASS_S)
             if way in ways.FOLDER and drop_caches(folder / ways.FOLDER[way]):
-                cold[way] += in_a_process(folder, way, None)
+                cold[way] += in_a_process(rate, folder, way, None)
             shown = [f"{rates[way][-1]:,.0f}/s" if rates[way] else "-" for rates in (warm, cold)]
             print(
                 f"repeat {repeat + 1} of {REPEATS}: {way}: warm {shown[0]}, cold {shown[1]}",
                 flush=True,
             )
     return warm, cold
-
-
-def in_a_process(folder: Path, way: str, at_least_s: float | None) -> list[float]:
-    """Measure a rate in a new process, without threads or maps of other ways.
-
-    Return None if the process does not end.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["loader_ways"])
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=rate, args=(there, folder, way, at_least_s))
-    process.start()
-    there.close()
-    try:
-        answers = [here.recv()] if here.poll(LIMIT_S) else []
-    except EOFError:  # the process died, and its error is printed above
-        answers = []
-    process.kill()
-    process.join()
-    return answers
-
-
-def rate(answer: Connection, folder: Path, way: str, at_least_s: float | None) -> None:
-    """Send samples per second of the first epoch.
-
-    With `at_least_s`, measure as many later epochs as take this long.
-    """
-    # fork workers, as without the server that started this process
-    multiprocessing.set_start_method("fork", force=True)
-    epoch = ways.OPEN[way](folder)
-    if at_least_s is not None:
-        sum(epoch())  # then everything is in memory, and workers have started
-    count, started_s = 0, time.perf_counter()
-    while not count or time.perf_counter() - started_s < (at_least_s or 0):
-        for number in epoch():
-            count += number
-    answer.send(count / (time.perf_counter() - started_s))
-    for worker in multiprocessing.active_children():
-        worker.kill()
-    time.sleep(LIMIT_S)  # until the parent kills this process: some loaders never end
-
-
-def drop_caches(folder: Path) -> bool:
-    """Remove the files from the page cache. Return whether none of their pages is left.
-
-    The kernel drops clean pages that are not mapped.
-    """
-    files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
-    for path in files:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    if not shutil.which("fincore"):
-        return False  # unknown
-    shown = subprocess.run(
-        ["fincore", "--bytes", "--json", *map(str, files)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    resident = sum(int(file["res"]) for file in json.loads(shown.stdout)["fincore"])
-    return resident < 0.02 * sum(path.stat().st_size for path in files)
 
 
 def opened_per_sample(folder: Path, way: str) -> float | None:

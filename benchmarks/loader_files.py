@@ -19,6 +19,7 @@ from furnace_hpc.data.columns import write_columns
 from furnace_hpc.data.decode.features import channel_statistics
 
 SAMPLES = int(os.environ.get("SAMPLES", "1536"))  # a multiple of FILES
+JPEG_SAMPLES = int(os.environ.get("JPEG_SAMPLES", str(SAMPLES)))  # of the ways of loader_jpeg.py
 # Number of raw files. The packed formats do not compress, so they contain the samples 12 times.
 FILES = 128
 TOKENS, RATE, HOP, FRAMES = 128, 16_000, 160, 640

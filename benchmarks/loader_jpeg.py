@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from loader_files import SAMPLES
+from loader_files import JPEG_SAMPLES
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -64,8 +64,8 @@ def write_files(folder: Path, images: np.ndarray) -> dict[str, str]:
         dataset="benchmark",
         modalities=("image",),
         labels={"class": Labels(kind="single_label", classes=("0", "1"))},
-        rows={"train": range(SAMPLES)},
-        listed={"train": SAMPLES},
+        rows={"train": range(JPEG_SAMPLES)},
+        listed={"train": JPEG_SAMPLES},
         blank=BLANK,
         render=Pictures(folder / "pictures.npy").render,
         settings={},
@@ -148,8 +148,10 @@ def store(folder: Path) -> Epoch:
     reader = BytesOnly(columns, "train", ("image",), ("class",), torch.device("cpu"))
 
     def epoch() -> Iterator[int]:
-        order = torch.randperm(SAMPLES).numpy()
-        asked = [BatchRequest(order[first : first + BATCH]) for first in range(0, SAMPLES, BATCH)]
+        order = torch.randperm(JPEG_SAMPLES).numpy()
+        asked = [
+            BatchRequest(order[first : first + BATCH]) for first in range(0, JPEG_SAMPLES, BATCH)
+        ]
         with BatchPrefetcher(reader, asked) as batches:
             for batch in batches:
                 yield len(batch.rows)

@@ -26,15 +26,19 @@ Epoch = Callable[[], Iterator[int]]
 
 
 def note() -> str:
-    """The versions of the peers, for the result."""
+    """The versions of the peers, and how it was measured, for the result."""
+    return f"{versions()} Cold: the page cache is emptied of the files before each epoch."
+
+
+def versions() -> str:
+    """The versions of the peers."""
     found = []
     for package in ("webdataset", "litdata", "datasets", "pillow", "tokenizers"):
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             found.append(f"{package} not installed")
-    cores = "cold: the page cache is emptied of the files before each epoch"
-    return f"Also: {', '.join(found)}. No GPU: memory is not pinned. {cores[0].upper()}{cores[1:]}."
+    return f"Also: {', '.join(found)}. No GPU: memory is not pinned."
 
 
 def article(folder: Path) -> Epoch:

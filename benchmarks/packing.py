@@ -40,7 +40,7 @@ from furnace_hpc.data.table import run
 
 CLIPS, REPEATS, CHUNK = 256, 5, 16
 RATE, HOP, FRAMES = 16_000, 160, 640
-GOAL, TABLE_GOAL, SCALING_GOAL = 0.9, 1.3, 1.7
+GOAL, SCALING_GOAL = 1.3, 1.8
 WINDOW, TABLE_WINDOW, TABLE_SECONDS = 2048, 1024, 6.0
 # librosa's window and the article's plain resize, so that both sides do the same work.
 KNOBS = ClipKnobs(
@@ -95,11 +95,11 @@ def table(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
         for name, value in median.items()
     ]
     for ours, theirs, goal in (
-        ("packing, 1 workers", "article, 1 processes", GOAL),
+        ("packing, 1 workers", "article, 1 processes", None),
         ("packing, 2 workers", "article, 2 processes", GOAL),
-        ("pack table, 2 workers", "article, 2 processes", TABLE_GOAL),
+        ("pack table, 2 workers", "article, 2 processes", GOAL),
         ("pack table, 2 workers", "article, window of 1024, 2 processes", None),
-        ("packing, 2 workers", "packing, 1 workers", None),
+        ("packing, 2 workers", "packing, 1 workers", SCALING_GOAL),
         ("pack table, 2 workers", "pack table, 1 workers", SCALING_GOAL),
         ("article, 2 processes", "article, 1 processes", None),
     ):

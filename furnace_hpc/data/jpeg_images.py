@@ -152,6 +152,17 @@ class JpegColumn:
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(*work))
 
+    def advise(self, indices: NDArray[np.int64]) -> None:
+        """Let the kernel read the files of these images."""
+        for index in indices.tolist():
+            start = int(self._ends[index - 1]) if index else 0
+            num_bytes = int(self._ends[index]) - start
+            if num_bytes > 0:  # 0 would mean: to the end of the file
+                os.posix_fadvise(self._file.fileno(), start, num_bytes, os.POSIX_FADV_WILLNEED)
+
+    def stop(self) -> None:
+        """Do nothing: `advise` changes nothing for later reading."""
+
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None:

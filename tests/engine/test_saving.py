@@ -1,6 +1,8 @@
 """Saving in the background: contents of checkpoints, and failed saves."""
 
+import os
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from forked_ranks import run_phases
 
 from furnace_hpc.engine.checkpoint import host_copy as host_copy_module
+from furnace_hpc.engine.checkpoint import tensor_files
 from furnace_hpc.engine.checkpoint.host_copy import HostCopy
 from furnace_hpc.engine.checkpoint.tensor_files import write_files
 from furnace_hpc.runs.records.checkpoint_files import describe
@@ -324,6 +327,34 @@ def test_size_and_hash_of_written_files(tmp_path: Path):
     digests = write_files({"zero/a.pt": {"x": torch.randn(100_000)}, "b.pt": [1, 2]}, tmp_path)
     assert digests == {name: describe(tmp_path / name) for name in ("zero/a.pt", "b.pt")}
     assert torch.load(tmp_path / "b.pt") == [1, 2]
+
+
+def test_files_have_no_crc32(tmp_path: Path):
+    write_files({"a.pt": {"x": torch.randn(100)}}, tmp_path)
+    torch.save({"x": torch.randn(100)}, tmp_path / "b.pt")  # the setting of others is left alone
+    sums = {
+        name: {file.CRC for file in zipfile.ZipFile(tmp_path / name).infolist()}
+        for name in ("a.pt", "b.pt")
+    }
+    assert sums["a.pt"] == {0}
+    assert 0 not in sums["b.pt"]
+
+
+def test_the_disk_begins_while_files_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    begun = []
+    monkeypatch.setattr(tensor_files, "WRITE_BACK_BYTES", 100_000)
+    monkeypatch.setattr(tensor_files, "PIECE_BYTES", 40_000)
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, *given: begun.append(given))
+    content = torch.arange(200_000)
+    write_files({"a.pt": content}, tmp_path)
+    assert len(begun) > 10
+    first = 0
+    for start, num_bytes, advice in begun:  # one part after the other, none twice
+        assert (start, advice) == (first, os.POSIX_FADV_DONTNEED)
+        assert num_bytes >= 100_000
+        first = start + num_bytes
+    assert (tmp_path / "a.pt").stat().st_size - first < 100_000
+    assert torch.equal(torch.load(tmp_path / "a.pt"), content)
 
 
 @pytest.mark.distributed

@@ -166,15 +166,16 @@ class Study:
         wait_until(lambda: self.starts().total() >= number, timeout_s, f"{number} starts")
 
 
-# `sbatch --test-only` submits nothing, so it is always the real one.
+# `sbatch --test-only` submits nothing, so it is the real one unless the script asks for it.
 TEST_ONLY = 'case " $* " in *" --test-only "*) exec $REAL "$@" ;; esac'
 HANG = "read -rt 60 <> <(:)"  # in a shim: without a child, which would live on
 
 
-def shim(place: Path, name: str, script: str) -> str:
+def shim(place: Path, name: str, script: str, *, also_test_only: bool = False) -> str:
     """A PATH with a script before the real `name`. It can exec the real one as $REAL."""
     folder = place / "shims"
     folder.mkdir(exist_ok=True)
-    (folder / name).write_text(f"#!/bin/bash\nREAL=/usr/bin/{name}\n{TEST_ONLY}\n{script}\n")
+    first = "" if also_test_only else f"{TEST_ONLY}\n"
+    (folder / name).write_text(f"#!/bin/bash\nREAL=/usr/bin/{name}\n{first}{script}\n")
     (folder / name).chmod(0o755)
     return f"{folder}:/usr/bin:/bin:/usr/sbin"

@@ -17,6 +17,7 @@ from torch import Tensor
 from furnace_hpc.config.manifest import TEXT_SECOND, waveform_of
 from furnace_hpc.data.columns import Array, Columns
 from furnace_hpc.data.jpeg_images import JpegColumn
+from furnace_hpc.data.loading.ahead import rows_on_disk
 from furnace_hpc.data.loading.augment import Augmenter, DrawnSamples
 from furnace_hpc.data.loading.numbers import prepared_numbers
 from furnace_hpc.data.loading.targets import balanced_weights, target_scales
@@ -120,6 +121,8 @@ class BatchReader:
             clips = self._arrays["image"]
             if not isinstance(clips, JpegColumn):  # it counts frames already
                 self._sources["image"] = clips.reshape(-1, *clips.shape[2:])
+        self.stored = rows_on_disk(self._sources)
+        """The columns that the kernel can be asked for."""
         self.augmenter: Augmenter | None = None
         """Changes samples whose epochs are given to `gather`."""
         self._spare: deque[dict[str, Tensor]] = deque()
@@ -159,10 +162,7 @@ class BatchReader:
         if self.augmenter and epochs is not None:
             drawn = self.augmenter.draw(rows, epochs)
         for name, source in self._sources.items():
-            source_rows = rows
-            if name == "image" and self.image_frames:
-                shown = self.image_frames // 2 if frames is None else frames
-                source_rows = rows * self.image_frames + shown
+            source_rows = self.source_rows(name, rows, frames)
             columns[name] = self._take(name, source, source_rows, buffers, drawn)
         if self.augmenter and drawn:
             is_cropped = isinstance(self._sources.get("image"), JpegColumn)
@@ -173,6 +173,13 @@ class BatchReader:
         if self._is_pinned:
             columns = {name: self._contiguous(column) for name, column in columns.items()}
         return HostBatch(rows, columns, buffers, self._complete(columns))
+
+    def source_rows(self, name: str, rows: Rows, frames: Rows | None) -> Rows:
+        """The rows of a source: in clips every frame is one."""
+        if name != "image" or not self.image_frames:
+            return rows
+        shown = self.image_frames // 2 if frames is None else frames
+        return rows * self.image_frames + shown
 
     def to_device(self, host: HostBatch) -> Batch:
         """Move and standardise a batch. Its host memory may be reused afterwards."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from furnace_hpc.data.loading.ahead import Lookahead
 from furnace_hpc.data.loading.batches import Batch, BatchReader, HostBatch, Rows
 from furnace_hpc.data.loading.sampler import (
     Weights,
@@ -40,7 +41,8 @@ class BatchPrefetcher:
     def __init__(
         self, reader: BatchReader, requests: Iterable[BatchRequest], depth: int = DEPTH
     ) -> None:
-        self._reader, self._requests, self._depth = reader, iter(requests), depth
+        self._reader, self._depth = reader, depth
+        self._requests = Lookahead(requests, self._advise, self._stop_advising)
         self._thread = ThreadPoolExecutor(
             1, thread_name_prefix="prefetch", initializer=_enter, initargs=(reader.device,)
         )
@@ -68,6 +70,14 @@ class BatchPrefetcher:
         self._ahead.popleft()
         self._ahead.append(self._thread.submit(self._gather))
         return self._reader.to_device(host)
+
+    def _advise(self, request: BatchRequest) -> None:
+        for name, stored in self._reader.stored.items():
+            stored.advise(self._reader.source_rows(name, request.rows, request.frames))
+
+    def _stop_advising(self) -> None:
+        for stored in self._reader.stored.values():
+            stored.stop()
 
     def _gather(self) -> HostBatch | None:
         """Gather the next request, in the thread. None after the last one."""
