@@ -79,7 +79,7 @@ def weights_notes(rows: Sequence[Row], records: Records) -> Iterator[Note]:
     if older:
         names = list_names([name for runs in older.values() for name in runs])
         yield Note(
-            f"stale: these runs began with weights of a source that was trained again later. It has "
+            f"stale: the source was trained again after these runs began with its weights. It has "
             f"other weights now. `furnace submit --code new` trains these runs again: {names}",
             tuple(older),
         )

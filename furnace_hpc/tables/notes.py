@@ -333,8 +333,9 @@ def _of_older_grids(others: dict[str, Record], runs: Sequence[Run]) -> Iterator[
     other_data = sum(record.fingerprint not in data for record in others.values())
     parts = {"on other data": other_data, "with another config": len(others) - other_data}
     numbers = ", ".join(f"{number} {words}" for words, number in parts.items() if number)
+    them = "it" if len(others) == 1 else "them"
     yield Note(
-        f"{count(len(others), 'older run')} left out, because the grid no longer contains them "
+        f"{count(len(others), 'older run')} left out, because the grid no longer contains {them} "
         f"({numbers}): {list_names(list(others))}"
     )
 
