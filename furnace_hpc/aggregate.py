@@ -116,7 +116,8 @@ def main(
     """Turn finished runs, of a grid or of another tool, into tables, a report and figures.
 
     It writes runs.csv, table.csv, table.md, table.tex, report.html and figures/. The exit code is 1
-    if runs are missing. With --metric, --direction, --by or --where it gives no verdicts.
+    if runs are missing. The table of a grid has no verdicts with --by, --where, or another --metric
+    or --direction than the grid's.
     """
     gc.disable()  # tables have no reference cycles, and the search takes a fifth of the time
     atexit.register(gc.freeze)  # Python searches once more when it exits

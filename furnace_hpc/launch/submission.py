@@ -230,7 +230,7 @@ def declare_plan(plan: Plan) -> None:
         when = declaration.describe_results(added.runs_with_results)
         if changes:
             text = printable("; ".join(changes))
-            show_message(f"the declared plan changes {when}: {text}. The table says so")
+            show_message(f"the declared plan changes {when}: {text}. A footnote names this")
 
 
 def read_scope(submission: Submission) -> Scope | None:

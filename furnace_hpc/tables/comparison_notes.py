@@ -14,6 +14,7 @@ from furnace_hpc.tables.statistics.verdicts import Verdict, pairs_to_resolve
 from furnace_hpc.tables.table import Note, Row, difference_bounds
 from furnace_hpc.tables.text import count, list_names
 
+NO_EXACT_TEST = "packs that share samples have no exact test"
 UNEVEN = 4  # times: standard deviations that differ more are not described by one number
 
 
@@ -78,8 +79,8 @@ def weights_notes(rows: Sequence[Row], records: Records) -> Iterator[Note]:
     if older:
         names = list_names([name for runs in older.values() for name in runs])
         yield Note(
-            f"stale: the source was trained again after these runs began with its weights, and has "
-            f"other weights now (submit --code new trains them again): {names}",
+            f"stale: the source was trained again after these runs began with its weights. It has "
+            f"other weights now. `furnace submit --code new` trains these runs again: {names}",
             tuple(older),
         )
 
@@ -159,6 +160,9 @@ def _single_pairs(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
 def _rests_on_normality(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     """Verdicts that the exact sign-flip test does not confirm at the corrected level."""
     compared = [row for row in rows if row.verdict]
+    untested = tuple(row.variant for row in compared if _has_no_exact_test(row))
+    if untested:
+        yield Note(f"rests on normality: {NO_EXACT_TEST}", untested)
     family = _family(compared)
     level = ALPHA / family
     reference = next((row for row in rows if row.variant == grid.reference), None)
@@ -173,10 +177,16 @@ def _rests_on_normality(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
             text = f"the exact {test} cannot go below p {format_exact_p(floor)} with {number}"
         found.setdefault(text, []).append(row.variant)
     for text, variants in found.items():
-        needed = ""
+        needed = f"p below {format_exact_p(level)} is needed"
         if family > 1:
-            needed = f", and {_family_words(compared)} need p below {format_exact_p(level)}"
-        yield Note(f"rests on normality: {text}{needed}", tuple(variants))
+            needed += f" for {_family_words(compared)}"
+        yield Note(f"rests on normality: {text}, and {needed}", tuple(variants))
+
+
+def _has_no_exact_test(row: Row) -> bool:
+    """Whether the row has a verdict from pairs that share samples, which have no exact test."""
+    is_decided = row.verdict not in (None, Verdict.UNDECIDED)
+    return is_decided and row.difference is not None and row.difference.shares_samples
 
 
 def _exact_test(grid: Grid, row: Row, reference: Row | None) -> tuple[float | None, float, str]:

@@ -67,7 +67,7 @@ def make_notes(
         notes.append(Note(f"{runs} of the grid not shown, because --where excludes them"))
     if grid.sources:
         names = list_names(grid.sources)
-        notes.append(Note(f"rows that only give weights to others, and are left out: {names}"))
+        notes.append(Note(f"left out, because these rows only give weights to others: {names}"))
     notes += _other_names(rows, records)
     runs_shown = [run for row in rows for run in row.runs]
     notes += _left_out(runs_shown, records, {*excluded_ids, *other_table_ids})
@@ -98,8 +98,8 @@ def sample_notes(ablation: Ablation, comparison: "SampleComparison") -> Iterator
         yield Note(
             f"difference to {ablation.grid.reference}{scale.difference_unit} over samples: "
             f"{'; '.join(found)}. Paired bootstrap over the samples of the {split} split, "
-            f"{RESAMPLES:,} resamples, 95 % percentile interval. It holds for these trained "
-            f"networks, not for other seeds"
+            f"{RESAMPLES:,} resamples, 95 % percentile interval, not corrected for the number of "
+            f"rows. It holds for these trained networks, not for other seeds"
         )
     if comparison.problems:
         yield Note(f"--samples: {list_names(comparison.problems)}")
@@ -333,8 +333,9 @@ def _of_older_grids(others: dict[str, Record], runs: Sequence[Run]) -> Iterator[
     other_data = sum(record.fingerprint not in data for record in others.values())
     parts = {"on other data": other_data, "with another config": len(others) - other_data}
     numbers = ", ".join(f"{number} {words}" for words, number in parts.items() if number)
+    them = "it" if len(others) == 1 else "them"
     yield Note(
-        f"{count(len(others), 'older run')} left out, because the grid no longer contains them "
+        f"{count(len(others), 'older run')} left out, because the grid no longer contains {them} "
         f"({numbers}): {list_names(list(others))}"
     )
 

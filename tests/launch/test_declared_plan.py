@@ -96,7 +96,7 @@ def test_later_seeds_are_appended_with_the_results(tmp_path, capsys):
     assert changes(before.plan, after.plan) == ["seeds 2 to 4 were added"]
     assert capsys.readouterr().out == (
         "the declared plan changes after 4 runs had results: seeds 2 to 4 were added. "
-        "The table says so\n"
+        "A footnote names this\n"
     )
 
 

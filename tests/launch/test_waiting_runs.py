@@ -226,7 +226,7 @@ def test_a_queue_trains_the_source_first(tmp_path, small_root, options):
     done = submit(path, small_root, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "(trained first)" in done.stdout
-    assert "rows that only give weights to others, and are left out: text" in done.stdout
+    assert "left out, because these rows only give weights to others: text" in done.stdout
     runs = tmp_path / "runs" / "local"
     names = ("text", "fused", "base")
     (source,), (fused,), (base,) = (list(runs.glob(f"{name}-s0-*")) for name in names)

@@ -42,5 +42,5 @@ def test_decided_effects_are_in_the_verdict(tmp_path):
 
 def test_effects_without_intervals_claim_nothing(tmp_path):
     text = to_markdown(table(tmp_path, noisy, seeds=[0]))
-    assert "No effect has an interval, so this table decides nothing." in text
+    assert "No effect has an interval, so all effects are undecided." in text
     assert "at most about 5 %" not in text

@@ -252,7 +252,7 @@ def test_sanity_rows_are_left_out(tmp_path):
     ablation = table(tmp_path, noisy, variants=variants, sanity=["longer"])
     assert ablation.effects.left_out == ("longer",)
     assert len(ablation.effects.effects) == 3
-    assert "Rows that are no combination: longer." in to_markdown(ablation)
+    assert "Rows outside the combinations: longer." in to_markdown(ablation)
 
 
 def test_data_sets_are_no_factor(tmp_path):
@@ -281,8 +281,8 @@ def test_runs_of_another_tool_have_effects(tmp_path):
     ablation = table_of(tmp_path / "runs.csv")
     found = {effect.name: effect.difference.mean for effect in ablation.effects.effects}
     assert found == {
-        'params.alpha: "0" -> "1"': pytest.approx(0.1),
-        'params.beta: "0" -> "1"': pytest.approx(0.04),
+        "params.alpha: 0 -> 1": pytest.approx(0.1),
+        "params.beta: 0 -> 1": pytest.approx(0.04),
         "params.alpha x params.beta": pytest.approx(0, abs=1e-12),
     }
 

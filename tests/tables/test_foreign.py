@@ -24,7 +24,7 @@ from scipy import stats
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.tables.output.captions import caption, main_sentences, short_caption
-from furnace_hpc.tables.output.cells import headings
+from furnace_hpc.tables.output.cells import format_changes, headings
 from furnace_hpc.tables.output.results import WRITERS
 from furnace_hpc.tables.reading.foreign.formats import split_run_name
 
@@ -148,11 +148,33 @@ def test_mlflow_columns_states_and_settings(tmp_path):
     assert values_of(ablation) == {"base": BASE, "big": [BIG[0], *BIG[2:]]}
     assert "its state is FAILED" in ablation.missing[0].status.reason
     assert [(c.key, c.reference, c.value) for c in ablation.rows[1].changes] == [
-        ("params.lr", "0.1", "0.3")
+        ("params.lr", 0.1, 0.3)
     ]
     assert "changes" in headings(ablation)
     text = "\n".join(note.text for note in ablation.notes)
     assert "settings differ between the runs of a row: params.note" in text
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "shown"),
+    [
+        ("0.5", "0", "0 -> 0.5"),
+        ("1e-3", "0.010", "0.01 -> 0.001"),
+        ("-3", "12", "12 -> -3"),
+        ("007", "7", '7 -> "007"'),  # not a number: it may be a name
+        ("1e999", "nan", '"nan" -> "1e999"'),
+        ("sgd", "adam", "adam -> sgd"),
+    ],
+)
+def test_numbers_of_text_files_are_not_quoted(tmp_path, ours, theirs, shown):
+    rate = {"base": theirs, "big": ours}
+    lines = [
+        {f"params.{key}": line[key] for key in ("variant", "seed")}
+        | {"run_id": number, "metrics.acc": line["acc"], "params.lr": rate[line["variant"]]}
+        for number, line in enumerate(wide_lines())
+    ]
+    ablation = table_of(write_csv(tmp_path / "mlflow.csv", lines))
+    assert format_changes(ablation.rows[1]) == f"params.lr: {shown}"
 
 
 def test_settings_that_look_like_secrets_are_left_out(tmp_path):

@@ -222,7 +222,7 @@ def test_histories_of_several_runs_in_one_file(tmp_path):
 def test_run_names_without_a_seed(tmp_path):
     text = "Name,State,acc\njolly-haze-4,finished,0.9\n"
     assert error_of(tmp_path, text).startswith(
-        "runs.csv:2: the run name 'jolly-haze-4' does not end in a seed as base-seed3 does. "
+        "runs.csv:2: the run name 'jolly-haze-4' does not end in a seed (example: base-seed3). "
         "Name the columns with --row and --seed"
     )
 

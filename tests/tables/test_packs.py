@@ -97,7 +97,8 @@ def test_intervals_and_tests_count_packs(tmp_path):
         "± 2.4 (seeds) ± 9.5 (packs)",
     ]
     assert notes(ablation) == (
-        "rests on normality: the exact sign-flip test cannot go below p .25 with 3 packs"
+        "rests on normality: the exact sign-flip test cannot go below p .25 with 3 packs, "
+        "and p below .05 is needed"
     )
 
 

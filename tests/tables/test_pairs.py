@@ -278,7 +278,8 @@ def test_a_mark_rests_on_normality(tmp_path):
     ablation = made(tmp_path, GAINS)
     (note,) = [note for note in ablation.notes if note.text.startswith("rests on normality")]
     assert note.text == (
-        "rests on normality: the exact sign-flip test cannot go below p .0625 with 5 seeds"
+        "rests on normality: the exact sign-flip test cannot go below p .0625 with 5 seeds, and "
+        "p below .05 is needed"
     )
     assert note.variants == ("full",)
 
@@ -288,7 +289,9 @@ def test_rows_of_one_note_are_merged(tmp_path):
     ablation = made(tmp_path, [*GAINS, 0.017], variants=rows)
     (note,) = [note for note in ablation.notes if note.text.startswith("rests on normality")]
     assert note.variants == ("a", "b")
-    assert note.text.endswith("cannot go below p .03125 with 6 seeds, and 2 rows need p below .025")
+    assert note.text.endswith(
+        "cannot go below p .03125 with 6 seeds, and p below .025 is needed for 2 rows"
+    )
 
 
 def test_the_needed_level_has_the_digits_of_exact_p(tmp_path):
@@ -301,7 +304,7 @@ def test_the_needed_level_has_the_digits_of_exact_p(tmp_path):
         gain = 0.0 if spec.variant == "base" else gains[spec.config.seed]
         finish(spec, folder, accuracy=0.8 + gain)
     text = notes(collect(grid, runs, folder))
-    found = re.search(r"gives p (\.\d+), and 9 rows need p below (\.\d+)", text)
+    found = re.search(r"gives p (\.\d+), and p below (\.\d+) is needed for 9 rows", text)
     assert float(found[2]) <= float(found[1]) < 0.006
 
 

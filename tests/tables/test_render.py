@@ -123,7 +123,7 @@ def test_caption_names_step_and_marks(whole, tmp_path):
     for spec in runs:
         noise = 0.02 * (-1) ** (spec.config.seed + (spec.variant == "full"))
         finish(spec, folder, accuracy=0.8 + noise * (1 + spec.config.seed))
-    assert "No row has a mark. That is no proof that rows are equal." in " ".join(
+    assert "No row has a mark. This does not show that rows are equal." in " ".join(
         caption(collect(grid, runs, folder), ())
     )
 

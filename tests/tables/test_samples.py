@@ -139,6 +139,7 @@ def test_notes_on_samples(tmp_path):
     )
     assert "full +" in first.text
     assert "specific_only" not in first.text
+    assert "percentile interval, not corrected for the number of rows" in first.text
     assert "It holds for these trained networks, not for other seeds" in first.text
     for words in (
         "consistency_only-s1-.{8} has no predictions of test",

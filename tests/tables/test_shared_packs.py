@@ -18,6 +18,7 @@ from furnace_hpc.tables.collect import collect, flat_config
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import headings
 from furnace_hpc.tables.output.latex import to_latex
+from furnace_hpc.tables.output.render import to_markdown
 from furnace_hpc.tables.statistics import resampling
 from furnace_hpc.tables.statistics.estimates import paired_difference
 from furnace_hpc.tables.table import Ablation
@@ -32,7 +33,7 @@ def origin(part: str = "", pool: str = "tridigits") -> PackOrigin:
     return PackOrigin(pool=pool, part=part, test_per_train=RATIO)
 
 
-def table(path, origins, view=None, **changes) -> Ablation:
+def table(path, origins, view=None, values=VALUES, **changes) -> Ablation:
     """One seed on each of three packs."""
     rows = {"variants": {"base": {}, "full": {"loss.alpha": 0.5}}, "seeds": [0], "packs": PACKS}
     study = Grid.model_validate(GRID | rows | changes)
@@ -40,7 +41,7 @@ def table(path, origins, view=None, **changes) -> Ablation:
     folder = GridFolder(path / "study")
     for spec in runs:
         number = PACKS.index(spec.config.data.name)
-        value = VALUES[spec.variant][number]
+        value = values[spec.variant][number]
         finish(spec, folder, accuracy=value, data_origin=origins[number])
     view = view or View()
     shown, kept = apply_view(study, runs, view)
@@ -77,6 +78,31 @@ def test_packs_that_share_nothing_are_not_corrected(tmp_path, origins):
     assert difference.t_p == pytest.approx(plain.t_p)
     assert difference.sign_flip_p == 0.25
     assert "Nadeau" not in " ".join(caption(ablation, headings(ablation))) + to_latex(ablation)
+
+
+def test_marks_of_shared_packs_rest_on_normality(tmp_path):
+    """The sign-flip test has no correction for shared samples, so nothing confirms a mark."""
+    sentence = "packs that share samples have no exact test"
+    undecided = notes(table(tmp_path / "undecided", [origin()] * 3))
+    assert sentence not in undecided
+    close = VALUES | {"full": (0.8401, 0.75, 0.6601)}
+    shared = table(tmp_path / "shared", [origin()] * 3, values=close)
+    assert row(shared, "full").verdict == "better"
+    assert notes(shared) == f"rests on normality: {sentence}"
+    assert sentence not in notes(table(tmp_path / "own", [None] * 3, values=close))
+
+
+def test_effects_of_shared_packs_rest_on_normality(tmp_path):
+    beta = {"loss.beta": 0.3}
+    variants = {"base": {}, "alpha": {"loss.alpha": 0.5}, "beta": beta}
+    variants["full"] = variants["alpha"] | beta
+    values = VALUES | {"alpha": (0.81, 0.7201, 0.63), "beta": (0.95, 0.8602, 0.77)}
+    values["full"] = (0.9501, 0.86, 0.77)
+    changes = {"variants": variants, "values": values}
+    sentence = "rest on normal differences: loss.beta: 0 -> 0.3. Packs that share samples have no"
+    assert sentence in to_markdown(table(tmp_path / "shared", [origin()] * 3, **changes))
+    own = to_markdown(table(tmp_path / "own", [None] * 3, **changes))
+    assert "rest on normal differences: loss.beta: 0 -> 0.3. The exact sign-flip test" in own
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,18 @@ def test_runs_of_an_older_grid_are_counted(holes):
     ) in notes(holes)
 
 
+def test_one_older_run_is_counted(tmp_path):
+    grid, runs = study()
+    folder = GridFolder(tmp_path / "study")
+    _, older = study(base=grid.base | {"steps": 400})
+    for spec in (*runs, older[0]):
+        finish(spec, folder)
+    expected = (
+        "1 older run left out, because the grid no longer contains it (1 with another config)"
+    )
+    assert expected in notes(collect(grid, runs, folder))
+
+
 def test_runs_of_other_settings_are_not_older_runs(tmp_path):
     """They have a table of their own. Without this rule they would count as older runs."""
     grid, runs = study()

@@ -24,6 +24,7 @@ from furnace_hpc.tables.output.render import to_csv, to_markdown, to_terminal
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.output.verdict import verdict, verdict_sentences
 from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.statistics.significance import format_p
 from furnace_hpc.tables.statistics.verdicts import (
     Verdict,
     judge,
@@ -51,6 +52,24 @@ def made(path, gains: dict[str, list[float]], **changes) -> Ablation:
         gain = gains.get(spec.variant, [0.0] * 5)[spec.config.seed]
         finish(spec, folder, accuracy=base + gain)
     return collect(grid, runs, folder)
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (0.0306, ".031"),
+        (0.0494, ".049"),
+        (0.0496, ".0496"),
+        (0.04996, ".04996"),
+        (0.05, ".050"),
+        (0.0504, ".050"),
+        (0.00099, "< .001"),
+        (1.0, "1.000"),
+        (None, ""),
+    ],
+)
+def test_p_below_the_level_is_shown_below_it(p, text):
+    assert format_p(p) == text
 
 
 # Simultaneous intervals

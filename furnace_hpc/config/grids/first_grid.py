@@ -243,7 +243,7 @@ def _table(grid: FirstGrid) -> Iterator[str]:
         yield _line("metrics:", "the first one decides verdicts")
         yield from (f"  - {metric}" for metric in metrics)
     sanity = [row.name for row in grid.rows if row.is_sanity and not _lacking(grid, row)]
-    yield "# These rows must not beat the reference. If one does, the table says so."
+    yield "# These rows must not beat the reference. If one does, the table has a warning."
     yield f"sanity: [{', '.join(sanity)}]"
 
 

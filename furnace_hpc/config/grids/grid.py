@@ -53,7 +53,7 @@ class Grid(Config):
     sanity: tuple[RowName, ...] = Field(
         default=(),
         description="rows that must not beat the reference, such as one modality or twice the "
-        "steps. If one does, the table says so",
+        "steps. If one does, the table has a warning",
     )
     sources: tuple[RowName, ...] = Field(
         default=(),

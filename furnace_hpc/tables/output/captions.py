@@ -84,7 +84,7 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         *_tests(ablation, columns),
         *_optional(columns),
         "Bold: best mean as displayed, of rows without missing or failed runs. "
-        "Bold alone is no evidence of a difference.",
+        "Bold alone does not show a difference.",
         *_costs(columns),
     ]
 
@@ -261,7 +261,7 @@ def _tuning(ablation: Ablation) -> Iterator[str]:
         f"took {tuning.hours:.2f} {device}-hours, which the other costs do not include."
     )
     if not ablation.packs:
-        yield "Intervals do not include the luck of the search: all seeds use the same values."
+        yield "Intervals do not include the variation of the search: all seeds use the same values."
 
 
 def _source(source: Source) -> Iterator[str]:
@@ -301,7 +301,7 @@ def _pairs(ablation: Ablation) -> str:
     """How the difference is computed."""
     reference, interval = ablation.grid.reference, _interval_words(ablation)
     if not ablation.packs:
-        same = "The runs of a pair share samples, so the difference says nothing about others."
+        same = "The runs of a pair share samples, so the interval is about these samples alone."
         return (
             f"Difference to {reference}: mean over the seeds that both rows have, {interval}."
             f"{f' {same}' * (ablation.source is None)}"
@@ -331,7 +331,7 @@ def _verdicts(ablation: Ablation) -> Iterator[str]:
         yield ablation.why_no_verdict
         return
     if not _has_intervals(ablation):
-        yield "No row has an interval, so the table decides nothing."
+        yield "No row has an interval, so all rows are undecided."
         return
     yield marks_sentence()
     yield from _without_marks(ablation)
@@ -342,7 +342,7 @@ def _verdicts(ablation: Ablation) -> Iterator[str]:
 def _without_marks(ablation: Ablation) -> Iterator[str]:
     verdicts = {row.verdict for row in ablation.rows}
     if Verdict.UNDECIDED in verdicts and not verdicts & MARKS.keys():
-        yield "No row has a mark. That is no proof that rows are equal."
+        yield "No row has a mark. This does not show that rows are equal."
         effects = ablation.effects.effects if ablation.effects else ()
         if any(effect.verdict in MARKS for effect in effects):
             yield "The effects of the factors below have marks."

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 TITLE = "Effects of the factors"
+UNTESTED = "Packs that share samples have no exact test."
 WORDS = ("effect", "verdict")  # columns of text
 
 
@@ -170,7 +171,7 @@ def _caption(ablation: Ablation, found: FactorEffects) -> list[str]:
     sentences += _verdicts(ablation, found)
     sentences += _tests(ablation, found)
     if found.left_out:
-        sentences.append(f"Rows that are no combination: {list_names(found.left_out)}.")
+        sentences.append(f"Rows outside the combinations: {list_names(found.left_out)}.")
     if found.gaps:
         sentences.append(
             f"Runs: {found.gaps}. The rest may be the better runs, so all effects are undecided."
@@ -243,7 +244,7 @@ def _verdicts(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
             yield "Effects have no verdicts, because the grid gives verdicts to its rows."
         return
     if not any(effect.difference and effect.difference.shown for effect in found.effects):
-        yield "No effect has an interval, so this table decides nothing."
+        yield "No effect has an interval, so all effects are undecided."
         return
     if ablation.why_no_verdict:
         yield "The grid gives verdicts to the effects of its factors, and not to its rows."
@@ -294,6 +295,8 @@ def _normality(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
     """The decided effects that the exact sign-flip test does not confirm."""
     families = [effect.difference.family for effect in found.effects if effect.difference]
     level, floor = ALPHA / max([1, *families]), estimates.sign_flip_floor(max(found.num_units, 1))
+    if untested := [effect.name for effect in found.effects if _has_no_exact_test(effect)]:
+        yield f"These verdicts rest on normal differences: {list_names(untested)}. {UNTESTED}"
     tests = {
         "sign-flip test": ({Verdict.BETTER, Verdict.WORSE}, floor),
         "sign-flip test of equivalence": ({Verdict.EQUIVALENT}, floor / 2),
@@ -312,6 +315,12 @@ def _normality(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
             f"These verdicts rest on normal differences: {list_names(rest)}. The exact {test} "
             f"{text}."
         )
+
+
+def _has_no_exact_test(effect: Effect) -> bool:
+    """Whether the effect has a verdict from packs that share samples, which have no exact test."""
+    is_decided = effect.verdict not in (None, Verdict.UNDECIDED)
+    return is_decided and effect.difference is not None and effect.difference.shares_samples
 
 
 def _exact_p(ablation: Ablation, effect: Effect) -> float | None:

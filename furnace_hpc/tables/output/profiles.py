@@ -60,8 +60,8 @@ def profile_sentences(ablation: Ablation) -> list[str]:
     found = [
         f"Performance profile (Agarwal et al. 2021): share of the {runs} of a row that are better "
         f"than a threshold, with the exact 95 % interval of Clopper and Pearson for each threshold "
-        f"by itself. The bands are conservative{packs}, not corrected, and no test: two rows may "
-        f"differ although their bands overlap."
+        f"by itself. The bands are conservative{packs}, and not corrected. They are not a test: "
+        f"two rows may differ although their bands overlap."
     ]
     without = [row.variant for row in ablation.rows if not _steps(ablation, row)]
     if without:

@@ -3,15 +3,22 @@
 from furnace_hpc.tables.statistics import estimates
 
 ALPHA = 1 - estimates.LEVEL
+MAX_DIGITS = 15  # of a p value
 
 
 def format_p(p: float | None) -> str:
-    """Format a p value as papers do: `.031`, `< .001`. Empty if there is none."""
+    """Format a p value as papers do: `.031`, `< .001`. Empty if there is none.
+
+    A p below ALPHA is shown below it: `.0497`, not `.050`.
+    """
     if p is None:
         return ""
     if p < 0.001:
         return "< .001"
-    return f"{p:.3f}".removeprefix("0")
+    digits, level = 3, round(ALPHA, MAX_DIGITS)
+    while p < level <= round(p, digits) and digits < MAX_DIGITS:
+        digits += 1
+    return f"{p:.{digits}f}".removeprefix("0")
 
 
 def format_exact_p(p: float | None) -> str:

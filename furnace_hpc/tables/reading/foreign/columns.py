@@ -139,5 +139,5 @@ def _missing(file: LinesFile, name: str, option: str, form: Format) -> ConfigErr
     text = f"{file.path}: {option} {name}: the file has no such column; "
     text += nearest(name, file.columns)
     if option in ("--row", "--seed") and (form.run_name or form.file_run):
-        text += ". Leave --row and --seed out if the names of the runs end as base-seed3 does"
+        text += ". Leave --row and --seed out if names of runs end in a seed (example: base-seed3)"
     return ConfigError(text)

@@ -1,8 +1,9 @@
 """Make runs from the lines of other tools' files."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import isnan
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ from furnace_hpc.tables.reading.foreign.tensorboard import event_runs
 MAX_RUNS = 100_000
 MAX_METRICS = 1000  # names that are kept for an error
 NO_VALUE = "no value"  # of a run whose lines never have the metric
+# a number as a tool writes it: not 007, which may be a name
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")
 MISSING = frozenset({"", "nan", "none", "null", "na", "n/a"})  # in lower case
 
 
@@ -211,7 +214,7 @@ def _run_of(
     """The run of one line, or one step of a run."""
     key = _key(place, values, columns, _name_of(values, columns, form))
     run = ForeignRun(key, place)
-    run.settings = {column: values.get(column) for column in columns.settings}
+    run.settings = {column: _setting(values.get(column)) for column in columns.settings}
     if columns.step is not None:
         run.step = _number(place, columns.step, values.get(columns.step))
         if run.step is None:
@@ -261,7 +264,7 @@ def _split(place: str, name: str, columns: FileColumns | None = None) -> tuple[s
         if columns and columns.row is not None:
             options = "--seed"
         raise ConfigError(
-            f"{place}: the run name {short(name)!r} does not end in a seed as base-seed3 does. "
+            f"{place}: the run name {short(name)!r} does not end in a seed (example: base-seed3). "
             f"Name the columns with {options}, or rename the run"
         )
     return found
@@ -301,6 +304,15 @@ def _number(place: str, column: str, value: Any) -> float | None:
             fix = "Write a decimal point"
         raise ConfigError(f"{place}: {column} is {short(text)!r}, wanted a number. {fix}") from None
     return None if isnan(number) else number
+
+
+def _setting(value: Any) -> Any:
+    """The value of a setting. Tools store numbers as text, such as MLflow its `params`."""
+    if not isinstance(value, str) or not _NUMBER.fullmatch(value):
+        return value
+    if value.lstrip("-").isdigit():
+        return int(value)
+    return float(value) if isfinite(float(value)) else value
 
 
 def _text(value: Any) -> str:
