@@ -128,7 +128,7 @@ def test_ranks_of_a_grid_over_data_sets(tmp_path):
     assert ranks.friedman_p == pytest.approx(stats.chi2.sf(12, 2))
     note = rank_note(ablation)
     assert note.startswith(
-        "mean ranks over 6 data sets (1 is best): loss.alpha=0.5 1.00, loss.alpha=0.25 2.00, "
+        "mean ranks over 6 data sets (1 is best): loss.alpha=0.5 1.00; loss.alpha=0.25 2.00; "
         "loss.alpha=0 3.00. Friedman test over data sets: p .002; critical difference of two "
         "mean ranks 1.35 (Nemenyi, 5 %, all pairs), exceeded by loss.alpha=0.5 and loss.alpha=0"
     )

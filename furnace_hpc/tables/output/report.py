@@ -18,6 +18,7 @@ from furnace_hpc.tables.output.page.declared_section import declared_section
 from furnace_hpc.tables.output.page.profiles_section import profiles_section
 from furnace_hpc.tables.output.page.script_data import script_data
 from furnace_hpc.tables.output.page.tuning_section import tuning_section
+from furnace_hpc.tables.output.ranks.section import ranks_section
 from furnace_hpc.tables.table import Ablation
 
 PAGE = files("furnace_hpc.tables.output") / "page"
@@ -28,6 +29,7 @@ SECTIONS: tuple[Callable[[Ablation], Iterator[str]], ...] = (
     sections.table,
     effects_html,
     sections.charts,
+    ranks_section,
     profiles_section,
     tuning_section,
     heatmaps.modalities,
