@@ -128,7 +128,7 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
     named: dict[str, list[Run]] = {name: [] for name in names}
     settings: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for run in [*runs, *_absent_runs(runs, reference)]:
-        known = _run(run, wanted.query.metric, len(packs) > 1)
+        known = _run(run, wanted.query, len(packs) > 1)
         named[run.key.row].append(_with_values(known, more_values.get(run.key, {})))
         settings[run.key.row].append(_without_secrets(run.settings))
 
@@ -246,7 +246,7 @@ def _absent_runs(runs: Sequence[ForeignRun], reference: str) -> Iterator[Foreign
             yield ForeignRun(RunKey(row, pack, seed), "the files", None, ABSENT)
 
 
-def _run(found: ForeignRun, metric: str, has_packs: bool) -> Run:
+def _run(found: ForeignRun, query: Query, has_packs: bool) -> Run:
     """The run as a table has it. Spec and result have only what is known."""
     row, pack, seed = found.key
     run_id = f"{row}-{pack}-s{seed}" if has_packs else f"{row}-s{seed}"
@@ -256,9 +256,9 @@ def _run(found: ForeignRun, metric: str, has_packs: bool) -> Run:
     elif found.value is None:
         status = RunStatus(RunState.FAILED, 0, 0, f"{found.problem}, {found.place}")
     else:
-        result = ForeignResult({metric: found.value})
+        result = ForeignResult({query.metric: found.value})
     return Run(
-        spec=ForeignSpec(row),
+        spec=ForeignSpec(row, "pack" if query.data_set is None else "data set"),
         folder=RunFolder(Path(run_id.replace("/", "_"))),
         status=status,
         result=result,

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from itertools import product
 from statistics import fmean
 
@@ -17,7 +18,9 @@ from furnace_hpc.config.manifest import PackOrigin
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.data_sets import rank_notes, rank_over_data_sets
+from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_markdown, to_ranks_csv
+from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.output.results import write_results
 from furnace_hpc.tables.statistics.ranks import critical_difference, rank_methods
 from furnace_hpc.tables.table import Ablation
@@ -52,6 +55,13 @@ def table(path, sets=SETS, alphas=ALPHAS, view=None, without=(), origins=None, *
     shown, kept = apply_view(grid, runs, view)
     why = why_no_verdict(grid, runs, view)
     return collect(shown, kept, folder, by=view.by, why_no_verdict=why)
+
+
+def words_of(ablation: Ablation) -> str:
+    """Everything that a reader sees: the tables, and the report with its data."""
+    out = [to_markdown(ablation), to_latex(ablation), to_html(ablation).partition("<style>")[0]]
+    out.append(to_html(ablation).partition("<main>")[2].partition('"copies"')[0])
+    return "\n".join(out).replace('"pack":', "")  # a name in the page's data
 
 
 def rank_note(ablation: Ablation) -> str:
@@ -261,11 +271,14 @@ def test_packs_of_another_tool_mean_what_is_given(tmp_path):
     ablation = table_of(tmp_path / "runs.csv", data_set="pack")
     assert ablation.ranks.mean_ranks == {"base": 3, "mid": 2, "top": 1}
     assert ablation.ranks.friedman_p == pytest.approx(stats.chi2.sf(12, 2))
-    assert "Packs are data sets (--data-set)" in to_markdown(ablation)
+    assert "Intervals and tests count data sets (--data-set)" in to_markdown(ablation)
+    assert re.search(r"\bpacks?\b", words_of(ablation)) is None
     draws = table_of(tmp_path / "runs.csv", pack="pack")
     assert draws.ranks is None
     assert "mean ranks" not in notes(draws)
     assert "Packs are draws of one data set (--pack). The files do not say" in to_markdown(draws)
+    assert "(packs)" in to_markdown(draws)
+    assert ablation.rows[1].unit == "data set"
     same = [row.difference for row in draws.rows]
     assert same == [row.difference for row in ablation.rows]
 

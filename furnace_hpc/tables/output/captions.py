@@ -49,8 +49,8 @@ OPTIONAL_COLUMNS = {
     "iqm": (
         f"IQM: interquartile mean of at least {LEAST_RUNS} runs (Agarwal et al. 2021), with the "
         f"95 % t interval of a trimmed mean (Tukey and McLaughlin 1963), not corrected. With "
-        f"several packs it counts runs inside each pack. Packs with fewer than {LEAST_RUNS} runs "
-        f"give no interval."
+        f"several packs it counts runs inside each pack, and packs with fewer than {LEAST_RUNS} "
+        f"runs give no interval."
     ),
 }
 PACKS_ARE = {
@@ -59,8 +59,8 @@ PACKS_ARE = {
         "samples: the intervals assume that they do not."
     ),
     "data sets": (
-        "Packs are data sets (--data-set): intervals and tests count them. Their means need one "
-        "scale, ranks do not. Verdicts and the test of ranks are not corrected together."
+        "Intervals and tests count data sets (--data-set). Their means need one scale, ranks do "
+        "not. Verdicts and the test of ranks are not corrected together."
     ),
 }
 NOT_CHECKED = (
@@ -82,7 +82,7 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         *_leaks(ablation),
         *_verdicts(ablation),
         *_tests(ablation, columns),
-        *_optional(columns),
+        *_optional(ablation, columns),
         "Bold: best mean as displayed, of rows without missing or failed runs. "
         "Bold alone is no evidence of a difference.",
         *_costs(columns),
@@ -133,8 +133,8 @@ def short_caption(ablation: Ablation) -> str:
     n = " to ".join(dict.fromkeys(str(f(row.n for row in ablation.rows)) for f in (min, max)))
     spread, shared = "mean ± sample standard deviation", ""
     if ablation.packs:
-        n += f" runs, {_seeds_each(ablation)} on each of {len(ablation.packs)} packs"
-        spread += " over seeds and over packs"
+        n += f" runs, {_seeds_each(ablation)} on each of {len(ablation.packs)} {ablation.unit}s"
+        spread += f" over seeds and over {ablation.unit}s"
         if any(row.test_per_train for row in ablation.rows):
             shared = ", corrected for shared samples (Nadeau and Bengio)"
     else:
@@ -205,15 +205,14 @@ def _values(ablation: Ablation) -> str:
     text = f"{metric.name}{metric.scale.unit}{split}, {metric.better} is better: "
     if not ablation.packs:
         return f"{text}mean ± sample standard deviation over n runs (seeds {seeds})."
-    packs, own = ", ".join(ablation.packs), ""
+    packs, own, unit = ", ".join(ablation.packs), "", ablation.unit
     if ablation.source is None:
         own = "Each pack and seed has its own initial weights and sample order. "
     return (
-        f"{text}mean over {len(ablation.packs)} packs of the data ({packs}). {own}"
-        f"The value of a pack is the mean over {_seeds_each(ablation)} of the training. "
-        f"Seeds: {seeds}. n counts runs. "
-        f"± (seeds): sample standard deviation within a pack, pooled. "
-        f"± (packs): sample standard deviation of the packs' means."
+        f"{text}mean over {len(ablation.packs)} {unit}s ({packs}). {own}"
+        f"The value of a {unit} is the mean over {_seeds_each(ablation)} of the training. "
+        f"Seeds: {seeds}. n counts runs. ± (seeds): sample standard deviation within a {unit}, "
+        f"pooled. ± ({unit}s): sample standard deviation of the {unit}s' means."
     )
 
 
@@ -299,7 +298,7 @@ def _is_selected(config: TrainConfig) -> bool:
 
 def _pairs(ablation: Ablation) -> str:
     """How the difference is computed."""
-    reference, interval = ablation.grid.reference, _interval_words(ablation)
+    reference, interval, unit = ablation.grid.reference, _interval_words(ablation), ablation.unit
     if not ablation.packs:
         same = "The runs of a pair share samples, so the difference says nothing about others."
         return (
@@ -308,9 +307,9 @@ def _pairs(ablation: Ablation) -> str:
         )
     why = ", because runs on one pack share its samples" * (ablation.source is None)
     return (
-        f"Difference to {reference}: runs on one pack with one seed form a pair. Pairs are "
-        f"averaged over the seeds of a pack, then over packs, {interval}. "
-        f"Interval and tests count packs{why}."
+        f"Difference to {reference}: runs on one {unit} with one seed form a pair. Pairs are "
+        f"averaged over the seeds of a {unit}, then over {unit}s, {interval}. "
+        f"Interval and tests count {unit}s{why}."
     )
 
 
@@ -366,7 +365,7 @@ def _tests(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:
         )
     numbers = sorted({found.n for found in tested if found.sign_flip_p is not None})
     if numbers and "sign_flip_p" in columns:
-        unit = "packs" if ablation.packs else "pairs"
+        unit = f"{ablation.unit}s" if ablation.packs else "pairs"
         floors = [
             f"{format_exact_p(estimates.sign_flip_floor(n))} with {n} {unit}" for n in numbers
         ]
@@ -390,9 +389,10 @@ def _undertrained(ablation: Ablation) -> Iterator[str]:
         )
 
 
-def _optional(columns: Collection[str]) -> Iterator[str]:
+def _optional(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:
     """The columns that a table has only if the grid names them."""
-    yield from (OPTIONAL_COLUMNS[name] for name in columns if name in OPTIONAL_COLUMNS)
+    found = (OPTIONAL_COLUMNS[name] for name in columns if name in OPTIONAL_COLUMNS)
+    yield from (text.replace("pack", ablation.rows[0].pack_is) for text in found)
 
 
 def _costs(columns: Collection[str]) -> Iterator[str]:

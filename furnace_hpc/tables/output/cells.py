@@ -1,7 +1,8 @@
 """The cells of a table as plain text. Each format escapes them in its own way."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 from furnace_hpc.tables.large.once import once_per_table
@@ -70,6 +71,7 @@ class Cells(NamedTuple):
     correlation: str = DASH
     iqm: str = DASH
     further: tuple[FurtherCell, ...] = ()  # of the further metrics
+    ranges: Mapping[str, str] = MappingProxyType({})  # cost -> lowest and highest run
 
     def of_metric(self, column: str) -> FurtherCell:
         """The cell of the column `metric`, or of a further metric."""
@@ -300,6 +302,7 @@ def _cells(ablation: Ablation, row: Row, best: bool, marks: str) -> Cells:
         trainable=format_number(costs.trainable, ",d"),
         tuned=tuned or DASH,
         tuning_hours=format_number(tuning_hours, ".2f"),
+        ranges=costs.range_texts(),
     )
 
 
@@ -344,7 +347,7 @@ def _spread(row: Row, scale: Scale) -> str:
         parts.append(f"± {scale.show_deviation(row.deviation)}")
     if row.packs_deviation is not None:
         parts = [f"{part} (seeds)" for part in parts]
-        parts.append(f"± {scale.show_deviation(row.packs_deviation)} (packs)")
+        parts.append(f"± {scale.show_deviation(row.packs_deviation)} ({row.unit}s)")
     if row.gaps:
         parts.append(f"({row.gaps})")
     return " ".join(parts)

@@ -222,9 +222,7 @@ def _label(row: Row) -> str:
 def _draw_differences(axes: "Axes", ablation: Ablation) -> None:
     """Draw a forest plot: the pairs of each row as dots, and the mean with its interval."""
     scale, sesoi = ablation.metric.scale, ablation.grid.sesoi
-    titles = [
-        f"mean with {_kind_of_interval(ablation)}; dots: {'packs' if ablation.packs else 'seeds'}"
-    ]
+    titles = [f"mean with {_kind_of_interval(ablation)}; dots: {ablation.unit}s"]
     if sesoi is not None and not ablation.why_no_verdict:
         axes.axvspan(-sesoi, sesoi, color="#e8e4dc", linewidth=0, zorder=0)
         titles.append(f"band: less than {scale.show_amount(sesoi)}")

@@ -55,8 +55,8 @@ def profile_panels(ablation: Ablation) -> Panels | None:
 
 def profile_sentences(ablation: Ablation) -> list[str]:
     """What the profiles are, and which rows have none."""
-    runs = "runs of all packs" if ablation.packs else "runs"
-    packs = " for these packs" if ablation.packs else ""
+    runs = f"runs of all {ablation.unit}s" if ablation.packs else "runs"
+    packs = f" for these {ablation.unit}s" if ablation.packs else ""
     found = [
         f"Performance profile (Agarwal et al. 2021): share of the {runs} of a row that are better "
         f"than a threshold, with the exact 95 % interval of Clopper and Pearson for each threshold "

@@ -46,7 +46,7 @@ def to_html(ablation: Ablation, out: Path | None = None) -> str:
         state, tone = f"{len(ablation.missing)} of {len(ablation.runs)} runs missing", "bad"
     packs = ""
     if ablation.packs:
-        packs = f" · packs {html(', '.join(ablation.packs))}"
+        packs = f" · {ablation.unit}s {html(', '.join(ablation.packs))}"
     page = Template((PAGE / "report.html").read_text(encoding="utf-8"))
     return page.substitute(
         name=html(grid.name),

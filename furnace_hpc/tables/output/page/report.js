@@ -106,6 +106,14 @@ function pairTable(row) {
   return make("div", {}, make("h3", {}, `Pairs in ${data.metric}${spaced(data.unit)}`), region, text, facts(row.difference.facts));
 }
 
+/** Median, lowest and highest run of each cost in which the runs of a row differ. */
+function costFacts(row) {
+  const known = Object.entries(row.ranges).filter(([name]) => data.costs[name]);
+  if (!known.length) return "";
+  const texts = known.map(([name, range]) => [data.costs[name], `${short(row.costs[name])} (${range})`]);
+  return make("div", { class: "costs" }, make("h3", {}, "Median cost (lowest to highest run)"), facts(texts));
+}
+
 function runBlock(run, of_run, digits) {
   const value = typeof of_run === "number" ? show(of_run, digits) : of_run ?? "no value";
   const entries = [
@@ -138,6 +146,7 @@ function open(number, column = 0) {
     changes.length ? make("h3", {}, `Changes to ${data.reference}`) : make("p", { class: "about" }, same),
     changes.length ? facts(changes) : "",
     pairTable(row),
+    costFacts(row),
     ...row.runs.map((run, n) => runBlock(run, row.of_runs[n], row.digits)));
   dialog.showModal();
   dialog.scrollTop = 0;

@@ -115,7 +115,7 @@ def _data(ablation: Ablation, out: Path | None) -> dict[str, Any]:
         tables += tables_of_other_metrics(ablation)
     data: dict[str, Any] = {
         "reference": ablation.grid.reference,
-        "unit_of_pairs": "pack" if ablation.packs else "seed",
+        "unit_of_pairs": ablation.unit,
         "rows": _rows(ablation, out),
         "views": [_view(table) for table in tables],
         "curves": list(_curves(drawn_table(ablation))),
@@ -207,7 +207,8 @@ def _row(row: Row, out: Path | None) -> dict[str, Any]:
     return {
         "variant": row.variant,
         "changes": changes,
-        "costs": vars(row.costs),
+        "costs": row.costs.shown(),
+        "ranges": row.costs.range_texts(),
         "runs": [_run(run, out) for run in row.runs],
     }
 
