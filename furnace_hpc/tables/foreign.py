@@ -172,12 +172,14 @@ def _more_values(wanted: ForeignTable, found: ForeignRuns) -> dict[RunKey, dict[
     if len(set(names)) < len(names):
         raise ConfigError(f"--metric has a duplicate: {', '.join(names)}. Give each once")
     values: dict[RunKey, dict[str, float]] = {}
+    if wanted.more_metrics and found.unnamed:
+        raise ConfigError(
+            f"--metric {wanted.more_metrics[0]}: {found.unnamed} does not name the metric of its "
+            f"values. Give one --metric, or name the file as TensorBoard does: "
+            f"run-base-seed0-tag-{wanted.query.metric}.csv"
+        )
     for name in wanted.more_metrics:
         others = read_foreign(wanted.paths, replace(wanted.query, metric=name)).runs
-        if all(others.get(run.key) == run for run in found.runs.values()):
-            raise ConfigError(
-                f"--metric {name}: the files do not name their metric. Give one --metric"
-            )
         for key, run in others.items():
             if run.value is not None:
                 values.setdefault(key, {})[name] = run.value

@@ -225,10 +225,18 @@ def test_further_metrics_of_another_tool(tmp_path):
         table_of(path, metric="acc", more_metrics=("acc",))
 
 
+def test_two_metrics_with_equal_values(tmp_path):
+    """Columns with the same values are two metrics, for example of two tools."""
+    lines = [line | {"top1": line["acc"]} for line in wide_lines()]
+    ablation = table_of(write_csv(tmp_path / "a.csv", lines), metric="acc", more_metrics=("top1",))
+    base, _ = all_cells(ablation)
+    assert base.further[0].mean == base.mean == "0.8013"
+
+
 def test_files_that_do_not_name_their_metric(tmp_path):
     """TensorBoard's scalars without a tag would be read as any metric."""
     for line in wide_lines():
         values = [{"Wall time": 1.0, "Step": 10, "Value": line["acc"]}]
         write_csv(tmp_path / f"{line['variant']}-seed{line['seed']}.csv", values)
-    with pytest.raises(ConfigError, match="the files do not name their metric"):
+    with pytest.raises(ConfigError, match="does not name the metric of its values. Give"):
         table_of(tmp_path, metric="acc", more_metrics=("loss",))
