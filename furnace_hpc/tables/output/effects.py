@@ -301,13 +301,12 @@ def _normality(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
         if not rest:
             continue
         needed = f"p below {format_exact_p(level)} is needed"
-        text = f"does not confirm them: {needed}"
+        them = "them" if len(rest) > 1 else "it"
+        text = f"does not confirm {them}: {needed}"
         if least >= level:
             text = f"cannot go below p {format_exact_p(least)} here, and {needed}"
-        yield (
-            f"These verdicts rest on normal differences: {list_names(rest)}. The exact {test} "
-            f"{text}."
-        )
+        start = "These verdicts rest" if len(rest) > 1 else "This verdict rests"
+        yield f"{start} on normal differences: {list_names(rest)}. The exact {test} {text}."
 
 
 def _exact_p(ablation: Ablation, effect: Effect) -> float | None:

@@ -142,7 +142,7 @@ function open(number, column = 0) {
   const same = row.variant === data.reference ? "This row is the reference." : `This row has the same config as ${data.reference}.`;
   dialog.replaceChildren(
     make("header", {}, make("h2", { id: "runs-title" }, row.variant), make("button", close, "✕"),
-      make("p", { class: "facts" }, `${clicked}${row.values.length} of ${row.runs.length} runs count.`)),
+      make("p", { class: "facts" }, `${clicked}In the mean: ${row.values.length} of ${row.runs.length} runs.`)),
     changes.length ? make("h3", {}, `Changes to ${data.reference}`) : make("p", { class: "about" }, same),
     changes.length ? facts(changes) : "",
     pairTable(row),
