@@ -25,6 +25,8 @@ from furnace_hpc.tables.reading.costs import (
     wide_range,
 )
 from furnace_hpc.tables.reading.run_files import read_record
+from furnace_hpc.tables.statistics.verdicts import Verdict
+from furnace_hpc.tables.table import Row
 
 
 def log(folder, attempt: int, steps) -> None:
@@ -183,14 +185,21 @@ def test_under_trained_reference_marks_all_differences(tmp_path):
     assert all(text.endswith(" (reference under-trained)") for text in shown[1:])
     text = " ".join(caption(ablation, headings(ablation)))
     assert (
-        "Reference under-trained: the intervals of these sanity rows show that they are better "
-        "than base: full. "
-        "Longer training may give the same differences."
+        "Reference under-trained: the sanity row full is better than base. Longer training may "
+        "give the same differences."
     ) in text
     assert to_markdown(ablation).count("(reference under-trained)") == 3
     latex = to_latex(ablation)
-    assert "Reference under-trained: the intervals" in latex[latex.index(r"\caption") :]
+    assert "Reference under-trained: the sanity row" in latex[latex.index(r"\caption") :]
     assert to_csv(ablation).count(",full,") >= 4
+    several = replace(ablation, rows=tuple(better(row) for row in ablation.rows))
+    assert several.stronger_sanity == ("specific_only", "full")
+    text = to_markdown(several)
+    assert "the sanity rows specific_only and full are better than base." in text
+
+
+def better(of: Row) -> Row:
+    return of if of.verdict is None else replace(of, verdict=Verdict.BETTER)
 
 
 def test_reference_better_than_its_sanity_rows(tmp_path):

@@ -18,6 +18,7 @@ from furnace_hpc.config.manifest import PackOrigin
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.data_sets import rank_notes, rank_over_data_sets
+from furnace_hpc.tables.output.cells import all_cells
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_markdown, to_ranks_csv
 from furnace_hpc.tables.output.report import to_html
@@ -281,6 +282,14 @@ def test_packs_of_another_tool_mean_what_is_given(tmp_path):
     assert ablation.rows[1].unit == "data set"
     same = [row.difference for row in draws.rows]
     assert same == [row.difference for row in ablation.rows]
+
+
+def test_bold_compares_rows_on_the_same_data(tmp_path):
+    """The highest mean of the table may be that of the easiest data set."""
+    cells = all_cells(table(tmp_path / "a"))
+    assert [cell.variant for cell in cells if cell.best] == [f"name-{s}_alpha-0.5" for s in SETS]
+    views = table(tmp_path / "b", view=View(by=("data.name",)))
+    assert not any(cell.best for cell in all_cells(views))
 
 
 def test_rows_on_other_data_have_no_verdict(tmp_path):

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterator
 
+from furnace_hpc.config.parsing.plural import is_are
 from furnace_hpc.config.train_config import UNKNOWN_STEPS, TrainConfig
 from furnace_hpc.tables.output.cells import MARKS, UNDERTRAINED
 from furnace_hpc.tables.statistics import estimates
@@ -54,13 +55,14 @@ OPTIONAL_COLUMNS = {
     ),
 }
 PACKS_ARE = {
+    "": "Neither --pack nor --data-set is given: the table says nothing about other data.",
     "draws": (
         "Packs are draws of one data set (--pack). The files do not say whether packs share "
         "samples: the intervals assume that they do not."
     ),
     "data sets": (
-        "Intervals and tests count data sets (--data-set). Their means need one scale, ranks do "
-        "not. Verdicts and the test of ranks are not corrected together."
+        "Intervals and tests count data sets (--data-set). They need values on one scale, and "
+        "ranks do not."
     ),
 }
 NOT_CHECKED = (
@@ -83,7 +85,7 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         *_verdicts(ablation),
         *_tests(ablation, columns),
         *_optional(ablation, columns),
-        "Bold: best mean as displayed, of rows without missing or failed runs. "
+        "Bold: best mean as displayed, of rows on the same data without missing or failed runs. "
         "Bold alone is no evidence of a difference.",
         *_costs(columns),
     ]
@@ -101,7 +103,7 @@ def main_sentences(ablation: Ablation) -> list[str]:
     found += _leaks(ablation)
     if ablation.source is not None:
         found.append(NOT_CHECKED)
-        found += [PACKS_ARE[kind] for kind in [ablation.source.packs_are] if kind]
+        found.append(PACKS_ARE[ablation.source.packs_are])
     found += _undertrained(ablation)
     return found
 
@@ -269,8 +271,7 @@ def _source(source: Source) -> Iterator[str]:
     yield f"Read from {source.files}{tool}."
     if source.of_last_step:
         yield "The value of a run is its value at the last step that has one."
-    if source.packs_are:
-        yield PACKS_ARE[source.packs_are]
+    yield PACKS_ARE[source.packs_are]
     yield NOT_CHECKED
 
 
@@ -330,7 +331,7 @@ def _verdicts(ablation: Ablation) -> Iterator[str]:
         yield ablation.why_no_verdict
         return
     if not _has_intervals(ablation):
-        yield "No row has an interval, so the table decides nothing."
+        yield "No row has an interval, so no row is decided."
         return
     yield marks_sentence()
     yield from _without_marks(ablation)
@@ -380,12 +381,11 @@ def _tests(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:
 
 def _undertrained(ablation: Ablation) -> Iterator[str]:
     """Sanity rows that are better than the reference."""
-    if ablation.stronger_sanity:
-        better = ", ".join(ablation.stronger_sanity)
+    if names := ablation.stronger_sanity:
+        rows = f"sanity row{'s' * (len(names) > 1)} {' and '.join(names)} {is_are(len(names))}"
         yield (
-            f"{UNDERTRAINED.capitalize()}: the intervals of these sanity rows show that they are "
-            f"better than {ablation.grid.reference}: {better}. Longer training may give the same "
-            f"differences."
+            f"{UNDERTRAINED.capitalize()}: the {rows} better than {ablation.grid.reference}. "
+            f"Longer training may give the same differences."
         )
 
 
