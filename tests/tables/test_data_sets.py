@@ -280,6 +280,7 @@ def test_packs_of_another_tool_mean_what_is_given(tmp_path):
     assert "Packs are draws of one data set (--pack). The files do not say" in to_markdown(draws)
     assert "(packs)" in to_markdown(draws)
     assert ablation.rows[1].unit == "data set"
+    assert "Values of all data sets are pooled as they are" in to_html(ablation)
     same = [row.difference for row in draws.rows]
     assert same == [row.difference for row in ablation.rows]
 

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+from dataclasses import replace
 
 import pytest
 from aggregate_study import command, submit
@@ -17,8 +19,9 @@ from furnace_hpc.config.grids.expansion import expand
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
-from furnace_hpc.tables.output.cells import all_cells, headings
+from furnace_hpc.tables.output.cells import all_cells, headings, optional_texts
 from furnace_hpc.tables.output.latex import to_latex
+from furnace_hpc.tables.output.page.script_data import script_data
 from furnace_hpc.tables.output.render import to_csv, to_markdown, to_terminal
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.table import Ablation
@@ -167,6 +170,17 @@ def test_equal_short_names_become_full_names(tmp_path):
     assert titles["metric_2"] == "val/digit/accuracy \u2191 (%)"
     text = "Validation selected the step, so values of val/digit/accuracy are optimistic."
     assert text in to_markdown(ablation)
+
+
+def test_an_unknown_direction_has_no_better_row(tmp_path):
+    """A metric of own code: neither bold, nor a share of better pairs, nor an arrow."""
+    known = table(tmp_path)
+    unknown = replace(known, has_direction=False)
+    for ablation, share, direction in ((known, "1.00", "max"), (unknown, "\u2013", None)):
+        text = optional_texts(ablation, ablation.rows[1])["improvement"]
+        assert text.partition(" ")[0] == share
+        assert json.loads(script_data(ablation))["views"][0]["better"] == direction
+    assert not any(cells.best for cells in all_cells(unknown))
 
 
 # Options

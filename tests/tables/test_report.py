@@ -75,6 +75,7 @@ def test_another_tools_run_has_only_what_is_known(browser, tmp_path):
     assert "attempts" not in text
     assert "null" not in text
     assert "selected step" not in text
+    assert "The files name no setting in which this row differs from base." in text
     page.close()
     assert errors == []
 

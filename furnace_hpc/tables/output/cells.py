@@ -221,6 +221,8 @@ def optional_texts(ablation: Ablation, row: Row) -> dict[str, str]:
             "improvement": _with_interval(found.improvement, found.improvement_interval, ".2f"),
             "correlation": format_number(found.correlation, "+.2f"),
         }
+        if not ablation.has_direction:
+            texts["improvement"] = DASH
     if "iqm" in ablation.grid.columns:
         center, interval = interquartile_mean(by_pack(row.values)) or (None, None)
         if center is not None:

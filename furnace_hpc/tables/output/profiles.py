@@ -63,6 +63,8 @@ def profile_sentences(ablation: Ablation) -> list[str]:
         f"by itself. The bands are conservative{packs}, not corrected, and no test: two rows may "
         f"differ although their bands overlap."
     ]
+    if ablation.unit == "data set":
+        found.append("Values of all data sets are pooled as they are, so they need one scale.")
     without = [row.variant for row in ablation.rows if not _steps(ablation, row)]
     if without:
         found.append(

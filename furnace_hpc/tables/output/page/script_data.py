@@ -115,6 +115,7 @@ def _data(ablation: Ablation, out: Path | None) -> dict[str, Any]:
         tables += tables_of_other_metrics(ablation)
     data: dict[str, Any] = {
         "reference": ablation.grid.reference,
+        "is_foreign": ablation.source is not None,
         "unit_of_pairs": ablation.unit,
         "rows": _rows(ablation, out),
         "views": [_view(table) for table in tables],
@@ -151,7 +152,7 @@ def _view(ablation: Ablation) -> dict[str, Any]:
         "unit": scale.unit,
         "difference_unit": scale.difference_unit,
         "factor": scale.factor,
-        "higher_is_better": ablation.metric.direction == "max",
+        "better": ablation.metric.direction if ablation.has_direction else None,
         "sesoi": sesoi,
         "effect": effect,
         "why_no_verdict": ablation.why_no_verdict,
