@@ -1,6 +1,7 @@
 """The footnotes on the comparison of rows with the reference."""
 
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.runs.records.result import RunResult
@@ -9,9 +10,9 @@ from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.reading.cache import Records
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.statistics.significance import ALPHA, format_exact_p
-from furnace_hpc.tables.statistics.units import pair_up
+from furnace_hpc.tables.statistics.units import pair_up, units_of
 from furnace_hpc.tables.statistics.verdicts import Verdict, pairs_to_resolve
-from furnace_hpc.tables.table import Note, Row, difference_bounds
+from furnace_hpc.tables.table import Note, Row, Run, values_by_draw
 from furnace_hpc.tables.text import count, list_names
 
 NO_EXACT_TEST = "packs that share samples have no exact test"
@@ -45,7 +46,7 @@ def _bounds(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
             continue
         if row.data_sets != reference.data_sets:
             continue
-        bounds = difference_bounds(row.runs, reference.runs, metric.limits)
+        bounds = _difference_bounds(row.runs, reference.runs, metric.limits)
         least, most = (metric.scale.show(bound, signed=True) for bound in bounds)
         found[row.variant] = f"{row.variant} {least} to {most}"
     if found:
@@ -54,6 +55,25 @@ def _bounds(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
             f"{grid.reference} could be: {'; '.join(found.values())}",
             tuple(found),
         )
+
+
+def _difference_bounds(
+    ours: Sequence[Run], theirs: Sequence[Run], limits: tuple[float, float]
+) -> tuple[float, float]:
+    """Lowest and highest mean difference that runs without a value can give.
+
+    Args:
+        ours: all runs of a row.
+        theirs: all runs of the reference.
+        limits: lowest and highest possible value of the metric.
+    """
+
+    def mean_with(runs: Sequence[Run], missing: float) -> float:
+        return fmean(units_of(values_by_draw(runs, missing)))
+
+    low, high = limits
+    lowest = mean_with(ours, low) - mean_with(theirs, high)
+    return lowest, mean_with(ours, high) - mean_with(theirs, low)
 
 
 def weights_notes(rows: Sequence[Row], records: Records) -> Iterator[Note]:
@@ -128,7 +148,7 @@ def _common_draws(row: Row, reference: Row) -> str:
     """The seeds or pairs over which the difference to the reference is taken."""
     both = [draw for draw in row.values if draw in reference.values]
     if not both:
-        what = "pack and seed" if row.has_packs else "seed"
+        what = f"{row.unit} and seed" if row.has_packs else "seed"
         return f"no difference to {reference.variant}: no common {what}"
     start = f"difference to {reference.variant} over"
     if row.has_packs:
@@ -143,7 +163,7 @@ def _constant_differences(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     same = tuple(row.variant for row in rows if row.difference and row.difference.is_constant)
     if same:
         yield Note(
-            f"the difference to {grid.reference} is the same for every {_unit(rows[0])}, "
+            f"the difference to {grid.reference} is the same for every {rows[0].unit}, "
             f"so it has no interval and no p value",
             same,
         )
@@ -173,7 +193,7 @@ def _rests_on_normality(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
             continue
         text = f"the exact {test} gives p {format_exact_p(p)}"
         if floor >= level:
-            number = count(row.difference.n if row.difference else 0, _unit(row))
+            number = count(row.difference.n if row.difference else 0, row.unit)
             text = f"the exact {test} cannot go below p {format_exact_p(floor)} with {number}"
         found.setdefault(text, []).append(row.variant)
     for text, variants in found.items():
@@ -225,7 +245,7 @@ def _seeds_to_resolve(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
     if found is None:
         return
     number, deviation = found
-    effect, unit = scale.show_amount(grid.sesoi), _unit(compared[0])
+    effect, unit = scale.show_amount(grid.sesoi), compared[0].unit
     start = f"more than {estimates.MAX_PAIRS:,} {unit}s would be needed to resolve {effect}"
     if number is not None:
         start = f"about {count(number, unit)} resolve {effect}"
@@ -258,10 +278,3 @@ def _family_words(compared: Sequence[Row]) -> str:
     """`3 rows`, or `6 comparisons` if effects of factors are corrected with the rows."""
     family = _family(compared)
     return count(family, "row" if family == len(compared) else "comparison")
-
-
-def _unit(row: Row) -> str:
-    """What the tests count."""
-    if row.has_packs:
-        return "pack"
-    return "seed"

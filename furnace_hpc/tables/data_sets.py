@@ -9,7 +9,7 @@ from typing import Any
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.tables.factors import DATA
 from furnace_hpc.tables.statistics.ranks import LEAST_METHODS, Ranks, rank_methods
-from furnace_hpc.tables.statistics.significance import ALPHA, format_p
+from furnace_hpc.tables.statistics.significance import format_p
 from furnace_hpc.tables.table import Note, Row, Run
 from furnace_hpc.tables.text import format_value, list_names
 
@@ -93,14 +93,14 @@ def rank_notes(ranks: Ranks | None, why_none: str = "") -> Iterator[Note]:
     best_first = sorted(ranks.mean_ranks.items(), key=lambda item: item[1])
     text = (
         f"mean ranks over {len(ranks.data_sets)} data sets (1 is best): "
-        f"{', '.join(f'{name} {rank:.2f}' for name, rank in best_first)}. "
+        f"{'; '.join(f'{name} {rank:.2f}' for name, rank in best_first)}. "
     )
     if ranks.friedman_p is None or ranks.critical_difference is None:
         yield Note(f"{text}No Friedman test: {ranks.why_no_test}")
         return
     text += f"Friedman test over data sets: p {format_p(ranks.friedman_p)}"
-    if ranks.friedman_p >= ALPHA:
-        yield Note(f"{text}. It shows no difference between the rows")
+    if ranks.shown_difference is None:
+        yield Note(f"{text}. It shows no difference between them, so no pairs are compared")
         return
     different = [
         f"{one} and {other}"
@@ -111,10 +111,8 @@ def rank_notes(ranks: Ranks | None, why_none: str = "") -> Iterator[Note]:
         f"; critical difference of two mean ranks {ranks.critical_difference:.2f} "
         f"(Nemenyi, 5 %, all pairs), "
     )
-    if different:
-        yield Note(f"{text}exceeded by {list_names(different)}")
-    else:
-        yield Note(f"{text}exceeded by no pair")
+    pairs = list_names(different, "; ") if different else "no pair"
+    yield Note(f"{text}exceeded by {pairs}. Verdicts of rows and this test each have their own 5 %")
 
 
 def _data_sets(rows: Sequence[Row]) -> dict[int, str]:

@@ -8,6 +8,7 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.expansion import expand_rows
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.config.grids.trials import NOT_CHOSEN
+from furnace_hpc.config.parsing.plural import is_are
 from furnace_hpc.config.train_config import RunSpec
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.records.declaration import (
@@ -106,7 +107,8 @@ def plan_note(ablation: Ablation) -> Iterator[Note]:
         start += f", {describe_results(first.runs_with_results)}"
     sentences = [start, *late[:MAX_CHANGES]]
     if len(late) > MAX_CHANGES:
-        sentences.append(f"{count(len(late) - MAX_CHANGES, 'later change')} are in the report")
+        more = len(late) - MAX_CHANGES
+        sentences.append(f"{count(more, 'later change')} {is_are(more)} in the report")
     if history.not_submitted:
         sentences.append(f"Changed in the grid file, not submitted: {join(history.not_submitted)}")
     what = "Intervals do" if ablation.why_no_verdict else "Intervals and verdicts do"

@@ -128,7 +128,7 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
     named: dict[str, list[Run]] = {name: [] for name in names}
     settings: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for run in [*runs, *_absent_runs(runs, reference)]:
-        known = _run(run, wanted.query.metric, len(packs) > 1)
+        known = _run(run, wanted.query, len(packs) > 1)
         named[run.key.row].append(_with_values(known, more_values.get(run.key, {})))
         settings[run.key.row].append(_without_secrets(run.settings))
 
@@ -172,12 +172,14 @@ def _more_values(wanted: ForeignTable, found: ForeignRuns) -> dict[RunKey, dict[
     if len(set(names)) < len(names):
         raise ConfigError(f"--metric has a duplicate: {', '.join(names)}. Give each once")
     values: dict[RunKey, dict[str, float]] = {}
+    if wanted.more_metrics and found.unnamed:
+        raise ConfigError(
+            f"--metric {wanted.more_metrics[0]}: {found.unnamed} does not name the metric of its "
+            f"values. Give one --metric, or name the file as TensorBoard does: "
+            f"run-base-seed0-tag-{wanted.query.metric}.csv"
+        )
     for name in wanted.more_metrics:
         others = read_foreign(wanted.paths, replace(wanted.query, metric=name)).runs
-        if all(others.get(run.key) == run for run in found.runs.values()):
-            raise ConfigError(
-                f"--metric {name}: the files do not name their metric. Give one --metric"
-            )
         for key, run in others.items():
             if run.value is not None:
                 values.setdefault(key, {})[name] = run.value
@@ -246,7 +248,7 @@ def _absent_runs(runs: Sequence[ForeignRun], reference: str) -> Iterator[Foreign
             yield ForeignRun(RunKey(row, pack, seed), "the files", None, ABSENT)
 
 
-def _run(found: ForeignRun, metric: str, has_packs: bool) -> Run:
+def _run(found: ForeignRun, query: Query, has_packs: bool) -> Run:
     """The run as a table has it. Spec and result have only what is known."""
     row, pack, seed = found.key
     run_id = f"{row}-{pack}-s{seed}" if has_packs else f"{row}-s{seed}"
@@ -256,9 +258,9 @@ def _run(found: ForeignRun, metric: str, has_packs: bool) -> Run:
     elif found.value is None:
         status = RunStatus(RunState.FAILED, 0, 0, f"{found.problem}, {found.place}")
     else:
-        result = ForeignResult({metric: found.value})
+        result = ForeignResult({query.metric: found.value})
     return Run(
-        spec=ForeignSpec(row),
+        spec=ForeignSpec(row, "pack" if query.data_set is None else "data set"),
         folder=RunFolder(Path(run_id.replace("/", "_"))),
         status=status,
         result=result,

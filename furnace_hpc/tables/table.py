@@ -45,6 +45,7 @@ class ForeignSpec:
     """What is known of the plan of another tool's run."""
 
     variant: str
+    pack_is: str = "pack"  # what its pack is called: `pack`, or `data set`
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,17 @@ class Row:
     def has_packs(self) -> bool:
         """Whether the grid has several packs of the data."""
         return bool(self.runs[0].draw.pack)
+
+    @property
+    def pack_is(self) -> str:
+        """What its packs are called: `pack`, or `data set`."""
+        spec = self.runs[0].spec
+        return spec.pack_is if isinstance(spec, ForeignSpec) else "pack"
+
+    @property
+    def unit(self) -> str:
+        """What intervals and tests count: `seed`, `pack` or `data set`."""
+        return self.pack_is if self.has_packs else "seed"
 
     @cached_property
     def interval(self) -> estimates.Interval | None:
@@ -305,6 +317,11 @@ class Ablation:
         """The grid's packs of the data. Empty if it has one."""
         return several_packs(self.grid)
 
+    @property
+    def unit(self) -> str:
+        """What intervals and tests count: `seed`, `pack` or `data set`."""
+        return self.rows[0].pack_is if self.packs else "seed"
+
     def tuned_cells(self, row: Row) -> tuple[str, float | None]:
         """Chosen values and hours of the trials of a row. Empty and None without any."""
         if self.tuning is None:
@@ -367,25 +384,6 @@ def values_by_draw(runs: Sequence[Run], missing: float | None = None) -> dict[Dr
         if len(finite) == len(values):
             means[draw] = fmean(finite)
     return means
-
-
-def difference_bounds(
-    ours: Sequence[Run], theirs: Sequence[Run], limits: tuple[float, float]
-) -> tuple[float, float]:
-    """Lowest and highest mean difference that runs without a value can give.
-
-    Args:
-        ours: all runs of a row.
-        theirs: all runs of the reference.
-        limits: lowest and highest possible value of the metric.
-    """
-
-    def mean_with(runs: Sequence[Run], missing: float) -> float:
-        return fmean(units_of(values_by_draw(runs, missing)))
-
-    low, high = limits
-    lowest = mean_with(ours, low) - mean_with(theirs, high)
-    return lowest, mean_with(ours, high) - mean_with(theirs, low)
 
 
 def pair_differences(row: Row, reference: Row) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """Format values of a config, lists of names and counts."""
 
 import json
+import re
+import unicodedata
 from collections.abc import Sequence
 
 from furnace_hpc.config.parsing.text_safety import printable
@@ -48,9 +50,9 @@ def as_number(text: str) -> float | None:
         return None
 
 
-def list_names(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str], separator: str = ", ") -> str:
     """The first names, and the number of the others."""
-    text = ", ".join(names[:MAX_NAMES])
+    text = separator.join(names[:MAX_NAMES])
     if len(names) > MAX_NAMES:
         text += f" and {len(names) - MAX_NAMES} more"
     return text
@@ -61,6 +63,30 @@ def count(number: int, noun: str) -> str:
     if number == 1:
         return f"1 {noun}"
     return f"{number:,} {noun}s"
+
+
+def wrap(text: str, width: int, max_lines: int = 4) -> list[str]:
+    """Lines of at most `width` letters, broken after spaces and _ - = , where possible.
+
+    A letter of East Asian width counts as two. A text that needs more lines ends in `…`.
+    """
+    lines = [""]
+    for part in re.split(r"(?<=[-_=, ])", text):
+        if lines[-1] and text_width(lines[-1] + part.rstrip()) > width:
+            lines.append("")
+        for letter in part:
+            if lines[-1] and text_width(lines[-1] + letter.rstrip()) > width:
+                lines.append("")
+            lines[-1] += letter
+    lines = [line.strip() for line in lines]
+    if len(lines) > max_lines:
+        lines = [*lines[: max_lines - 1], f"{lines[max_lines - 1][: width - 1]}…"]
+    return lines
+
+
+def text_width(text: str) -> int:
+    """Width in letters. A letter of East Asian width counts as two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def _format_item(item: object) -> str:

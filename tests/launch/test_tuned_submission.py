@@ -310,7 +310,7 @@ def test_a_real_queue_tunes_and_makes_the_table(small_root, tmp_path):
     assert json.loads((run / "spec.json").read_text())["config"]["optimizer"]["lr"] == 0.003
     table = (tmp_path / "results/tuned/table.md").read_text()
     assert "Each row tuned with 2 trials of optimizer.lr (one of 0.003, 1e+30) on seed 100" in table
-    assert "1 of 2 trials failed and count as the worst" in table
+    assert "1 of 2 trials failed and counts as the worst" in table
 
     again = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stderr

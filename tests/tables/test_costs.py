@@ -1,5 +1,7 @@
 """Costs of rows, against hand-worked numbers, and sanity rows."""
 
+import csv
+import io
 from dataclasses import replace
 
 import pytest
@@ -16,8 +18,15 @@ from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import all_cells, headings
 from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_csv, to_markdown
-from furnace_hpc.tables.reading.costs import AttemptCosts, costs_of_attempts, wide_range
+from furnace_hpc.tables.reading.costs import (
+    AttemptCosts,
+    costs_of_attempts,
+    row_costs,
+    wide_range,
+)
 from furnace_hpc.tables.reading.run_files import read_record
+from furnace_hpc.tables.statistics.verdicts import Verdict
+from furnace_hpc.tables.table import Row
 
 
 def log(folder, attempt: int, steps) -> None:
@@ -130,8 +139,30 @@ def test_a_busy_hour_does_not_decide_the_costs(tmp_path):
     assert "wall (s) differs by more than 1.5 times" in text
     assert "samples/s differs by more than 1.5 times" in text
     assert "full 12.5 to 125.0" in text
+    assert full.costs.ranges["samples_per_s_each"] == (12.5, 125)
     assert all_cells(ablation)[3].marks == "a,b,c,d"  # d: the mark rests on normality
     assert "differs by" not in notes(complete(tmp_path / "even"))
+
+
+def test_the_range_is_shown_beside_each_median(tmp_path):
+    """Also where it is too narrow for a note. The LaTeX table has no room for it."""
+    ablation = complete(tmp_path)
+    base = row(ablation, "base").costs
+    assert base.ranges["train_s"] == (60, 64)
+    assert base.ranges["goodput"] == (0.75, 0.8)
+    texts = {"train_s": "60.0 to 64.0", "goodput": "75.0 to 80.0"}
+    assert base.range_texts() == texts  # other costs are the same in all runs
+    assert base.shown()["goodput"] == pytest.approx(77.5)
+    text = to_markdown(ablation)
+    assert "| 62.0 (60.0 to 64.0) |" in text
+    assert "| 77.5 (75.0 to 80.0) |" in text
+    assert "Beside a median: lowest and highest run." in text
+    first = next(csv.DictReader(io.StringIO(to_csv(ablation))))
+    names = ("train_s_min", "train_s", "train_s_max", "mfu_min")
+    assert [first[name] for name in names] == ["60.0", "62.0", "64.0", ""]
+    assert "60.0 to 64.0" not in to_latex(ablation)
+    single = row_costs([result_of(study()[1][0])], 1, [AttemptCosts()])
+    assert single.ranges == {}
 
 
 @pytest.mark.parametrize(
@@ -154,14 +185,21 @@ def test_under_trained_reference_marks_all_differences(tmp_path):
     assert all(text.endswith(" (reference under-trained)") for text in shown[1:])
     text = " ".join(caption(ablation, headings(ablation)))
     assert (
-        "Reference under-trained: the intervals of these sanity rows show that they are better "
-        "than base: full. "
-        "Longer training may give the same differences."
+        "Reference under-trained: the sanity row full is better than base. Longer training may "
+        "give the same differences."
     ) in text
     assert to_markdown(ablation).count("(reference under-trained)") == 3
     latex = to_latex(ablation)
-    assert "Reference under-trained: the intervals" in latex[latex.index(r"\caption") :]
+    assert "Reference under-trained: the sanity row" in latex[latex.index(r"\caption") :]
     assert to_csv(ablation).count(",full,") >= 4
+    several = replace(ablation, rows=tuple(better(row) for row in ablation.rows))
+    assert several.stronger_sanity == ("specific_only", "full")
+    text = to_markdown(several)
+    assert "the sanity rows specific_only and full are better than base." in text
+
+
+def better(of: Row) -> Row:
+    return of if of.verdict is None else replace(of, verdict=Verdict.BETTER)
 
 
 def test_reference_better_than_its_sanity_rows(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from itertools import product
 from statistics import fmean
 
@@ -17,7 +18,10 @@ from furnace_hpc.config.manifest import PackOrigin
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.data_sets import rank_notes, rank_over_data_sets
+from furnace_hpc.tables.output.cells import all_cells
+from furnace_hpc.tables.output.latex import to_latex
 from furnace_hpc.tables.output.render import to_markdown, to_ranks_csv
+from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.output.results import write_results
 from furnace_hpc.tables.statistics.ranks import critical_difference, rank_methods
 from furnace_hpc.tables.table import Ablation
@@ -52,6 +56,13 @@ def table(path, sets=SETS, alphas=ALPHAS, view=None, without=(), origins=None, *
     shown, kept = apply_view(grid, runs, view)
     why = why_no_verdict(grid, runs, view)
     return collect(shown, kept, folder, by=view.by, why_no_verdict=why)
+
+
+def words_of(ablation: Ablation) -> str:
+    """Everything that a reader sees: the tables, and the report with its data."""
+    out = [to_markdown(ablation), to_latex(ablation), to_html(ablation).partition("<style>")[0]]
+    out.append(to_html(ablation).partition("<main>")[2].partition('"copies"')[0])
+    return "\n".join(out).replace('"pack":', "")  # a name in the page's data
 
 
 def rank_note(ablation: Ablation) -> str:
@@ -128,7 +139,7 @@ def test_ranks_of_a_grid_over_data_sets(tmp_path):
     assert ranks.friedman_p == pytest.approx(stats.chi2.sf(12, 2))
     note = rank_note(ablation)
     assert note.startswith(
-        "mean ranks over 6 data sets (1 is best): loss.alpha=0.5 1.00, loss.alpha=0.25 2.00, "
+        "mean ranks over 6 data sets (1 is best): loss.alpha=0.5 1.00; loss.alpha=0.25 2.00; "
         "loss.alpha=0 3.00. Friedman test over data sets: p .002; critical difference of two "
         "mean ranks 1.35 (Nemenyi, 5 %, all pairs), exceeded by loss.alpha=0.5 and loss.alpha=0"
     )
@@ -261,13 +272,25 @@ def test_packs_of_another_tool_mean_what_is_given(tmp_path):
     ablation = table_of(tmp_path / "runs.csv", data_set="pack")
     assert ablation.ranks.mean_ranks == {"base": 3, "mid": 2, "top": 1}
     assert ablation.ranks.friedman_p == pytest.approx(stats.chi2.sf(12, 2))
-    assert "Packs are data sets (--data-set)" in to_markdown(ablation)
+    assert "Intervals and tests count data sets (--data-set)" in to_markdown(ablation)
+    assert re.search(r"\bpacks?\b", words_of(ablation)) is None
     draws = table_of(tmp_path / "runs.csv", pack="pack")
     assert draws.ranks is None
     assert "mean ranks" not in notes(draws)
     assert "Packs are draws of one data set (--pack). The files do not say" in to_markdown(draws)
+    assert "(packs)" in to_markdown(draws)
+    assert ablation.rows[1].unit == "data set"
+    assert "Values of all data sets are pooled as they are" in to_html(ablation)
     same = [row.difference for row in draws.rows]
     assert same == [row.difference for row in ablation.rows]
+
+
+def test_bold_compares_rows_on_the_same_data(tmp_path):
+    """The highest mean of the table may be that of the easiest data set."""
+    cells = all_cells(table(tmp_path / "a"))
+    assert [cell.variant for cell in cells if cell.best] == [f"name-{s}_alpha-0.5" for s in SETS]
+    views = table(tmp_path / "b", view=View(by=("data.name",)))
+    assert not any(cell.best for cell in all_cells(views))
 
 
 def test_rows_on_other_data_have_no_verdict(tmp_path):

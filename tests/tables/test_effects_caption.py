@@ -28,8 +28,10 @@ def test_equivalent_effects_rest_on_normality(tmp_path):
     assert ablation.effects.effects[2].verdict is Verdict.EQUIVALENT
     text = to_markdown(ablation)
     assert (
-        "rest on normal differences: loss.alpha x loss.beta. The exact sign-flip test of " in text
-    )
+        "This verdict rests on normal differences: loss.alpha x loss.beta. The exact sign-flip "
+        "test of equivalence cannot"
+    ) in text
+    assert "These verdicts rest on normal differences: loss.alpha: 0 -> 0.5, loss.beta" in text
     assert "cannot go below p .03125 here, and p below .008333 is needed" in text
 
 

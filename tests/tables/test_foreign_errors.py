@@ -59,7 +59,11 @@ def error_of(path: Path, content: str | bytes, name: str = "runs.csv", **options
         (GOOD + "big,0,0.7\n", "runs.csv:4: a second run of big, seed 0, after runs.csv:3."),
         (GOOD + 'big,1,"0.9\n', "runs.csv:4: not valid CSV: unexpected end of data."),
         (GOOD.encode() + b"b\xff,1,0.9\n", "runs.csv:4: not UTF-8 text."),
-        ("variant,seed,acc,acc\nbase,0,1,2\n", "runs.csv:1: column 'acc' is a duplicate."),
+        (
+            "variant,seed,acc,acc\nbase,0,1,2\n",
+            "runs.csv:1: columns 3 and 4 have the name 'acc', wanted one column of this name. "
+            "Rename or remove the others",
+        ),
     ],
 )
 def test_a_bad_csv_file(tmp_path, content, expected):
@@ -118,6 +122,7 @@ def test_unknown_metric_of_a_long_file(tmp_path):
         ("\n[1, 2]\n", "runs.jsonl:2: got [1, 2], wanted a JSON object."),
         ('{"variant": "a", "seed": 0, "acc": true}', "runs.jsonl:1: acc is 'True', wanted a n"),
         ('{"variant": "a", "seed": 0, "acc": [1]}', "runs.jsonl:1: acc is '[1]', wanted a n"),
+        ('{"a.b": 1, "a": {"b": 2}}', "runs.jsonl:1: two values have the name 'a.b', wanted one."),
         ("[" * 5000, "runs.jsonl:1: not valid JSON: "),
     ],
 )

@@ -5,6 +5,8 @@ import pytest
 from foreign_runs import BASE, BIG, long_lines, table_of, values_of, wide_lines, write_csv
 
 from furnace_hpc.tables.output.cells import all_cells
+from furnace_hpc.tables.output.report import to_html
+from furnace_hpc.tables.output.verdict import verdict
 from furnace_hpc.tables.statistics.verdicts import Verdict
 
 
@@ -36,6 +38,9 @@ def test_an_infinite_value_does_not_change_the_unit(tmp_path):
     assert all_cells(ablation)[0].mean == "80.12"
     assert ablation.rows[1].gaps == "1 of 4 failed"
     assert "from 0.0 to 100.0" in notes_of(ablation)
+    assert "1 of 8 runs without a finite value" in to_html(ablation)
+    assert "1 of 8 runs without a finite value" in verdict(ablation)
+    assert "all 8 runs done" not in to_html(ablation)
     several = table_of(tmp_path / "runs.csv", metric="accuracy", more_metrics=("accuracy2",))
     assert all_cells(several)[0].further[0].mean == "70.12"
 

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+from dataclasses import replace
 
 import pytest
 from aggregate_study import command, submit
@@ -17,8 +19,9 @@ from furnace_hpc.config.grids.expansion import expand
 from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
-from furnace_hpc.tables.output.cells import all_cells, headings
+from furnace_hpc.tables.output.cells import all_cells, headings, optional_texts
 from furnace_hpc.tables.output.latex import to_latex
+from furnace_hpc.tables.output.page.script_data import script_data
 from furnace_hpc.tables.output.render import to_csv, to_markdown, to_terminal
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.table import Ablation
@@ -169,6 +172,17 @@ def test_equal_short_names_become_full_names(tmp_path):
     assert text in to_markdown(ablation)
 
 
+def test_an_unknown_direction_has_no_better_row(tmp_path):
+    """A metric of own code: neither bold, nor a share of better pairs, nor an arrow."""
+    known = table(tmp_path)
+    unknown = replace(known, has_direction=False)
+    for ablation, share, direction in ((known, "1.00", "max"), (unknown, "\u2013", None)):
+        text = optional_texts(ablation, ablation.rows[1])["improvement"]
+        assert text.partition(" ")[0] == share
+        assert json.loads(script_data(ablation))["views"][0]["better"] == direction
+    assert not any(cells.best for cells in all_cells(unknown))
+
+
 # Options
 
 
@@ -225,10 +239,18 @@ def test_further_metrics_of_another_tool(tmp_path):
         table_of(path, metric="acc", more_metrics=("acc",))
 
 
+def test_two_metrics_with_equal_values(tmp_path):
+    """Columns with the same values are two metrics, for example of two tools."""
+    lines = [line | {"top1": line["acc"]} for line in wide_lines()]
+    ablation = table_of(write_csv(tmp_path / "a.csv", lines), metric="acc", more_metrics=("top1",))
+    base, _ = all_cells(ablation)
+    assert base.further[0].mean == base.mean == "0.8013"
+
+
 def test_files_that_do_not_name_their_metric(tmp_path):
     """TensorBoard's scalars without a tag would be read as any metric."""
     for line in wide_lines():
         values = [{"Wall time": 1.0, "Step": 10, "Value": line["acc"]}]
         write_csv(tmp_path / f"{line['variant']}-seed{line['seed']}.csv", values)
-    with pytest.raises(ConfigError, match="the files do not name their metric"):
+    with pytest.raises(ConfigError, match="does not name the metric of its values. Give"):
         table_of(tmp_path, metric="acc", more_metrics=("loss",))

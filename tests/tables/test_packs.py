@@ -115,7 +115,7 @@ def test_pairs_are_those_of_the_interval(tmp_path):
 def test_every_output_names_the_packs(tmp_path):
     ablation = table(tmp_path)
     text = " ".join(caption(ablation, headings(ablation)))
-    assert "mean over 3 packs of the data (a, b, c)" in text
+    assert "mean over 3 packs (a, b, c)" in text
     assert "Each pack and seed has its own initial weights and sample order." in text
     assert "the mean over 2 seeds of the training. Seeds: 0, 1. n counts runs." in text
     assert "Its smallest possible p is .25 with 3 packs" in text

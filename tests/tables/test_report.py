@@ -75,6 +75,7 @@ def test_another_tools_run_has_only_what_is_known(browser, tmp_path):
     assert "attempts" not in text
     assert "null" not in text
     assert "selected step" not in text
+    assert "The files name no setting in which this row differs from base." in text
     page.close()
     assert errors == []
 
@@ -121,7 +122,7 @@ def test_a_cell_opens_its_runs(page):
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog", name="specific_only")
     text = dialog.inner_text()
-    assert "4 of 5 runs count" in text
+    assert "In the mean: 4 of 5 runs." in text
     assert "loss.beta" in text
     assert "0 → 0.3" in text
     assert ERROR in text

@@ -92,6 +92,7 @@ def test_a_dialog_has_pairs_and_a_log(written):
     name, value, reference, difference = pairs.first.locator("td").all_inner_texts()
     assert name == "seed 0"
     assert float(difference) == pytest.approx(float(value) - float(reference), abs=0.02)
+    assert dialog.locator(".costs dd").first.inner_text() == "62 (60.0 to 64.0)"
     link = dialog.locator("a").first
     assert link.get_attribute("href").startswith("../../runs/study/full-s0-")
     with written.context.expect_page() as opened:

@@ -119,7 +119,7 @@ def test_the_files_have_every_trial(tmp_path):
     assert of_base == pytest.approx([0.5, (0.6 * 5 + 0.5 * 3 + 0.4) / 9, 0.5667], abs=1e-3)
     of_full = [float(line["expected_best"]) for line in curve if line["variant"] == "full"]
     assert of_full[0] == pytest.approx((0.4 + 0.4 + 0.6) / 3)  # the failed one is the worst
-    assert "1 of 3 trials failed and count as the worst: full~2-s100" in notes(ablation)
+    assert "1 of 3 trials failed and counts as the worst: full~2-s100" in notes(ablation)
     report = (tmp_path / "out/report.html").read_text()
     section = report[report.index('id="tuning-title"') :]
     assert section.count("<polyline") == 2

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterator
 
+from furnace_hpc.config.parsing.plural import is_are
 from furnace_hpc.config.train_config import UNKNOWN_STEPS, TrainConfig
 from furnace_hpc.tables.output.cells import MARKS, UNDERTRAINED
 from furnace_hpc.tables.statistics import estimates
@@ -49,18 +50,19 @@ OPTIONAL_COLUMNS = {
     "iqm": (
         f"IQM: interquartile mean of at least {LEAST_RUNS} runs (Agarwal et al. 2021), with the "
         f"95 % t interval of a trimmed mean (Tukey and McLaughlin 1963), not corrected. With "
-        f"several packs it counts runs inside each pack. Packs with fewer than {LEAST_RUNS} runs "
-        f"give no interval."
+        f"several packs it counts runs inside each pack, and packs with fewer than {LEAST_RUNS} "
+        f"runs give no interval."
     ),
 }
 PACKS_ARE = {
+    "": "Neither --pack nor --data-set is given: the table says nothing about other data.",
     "draws": (
         "Packs are draws of one data set (--pack). The files do not say whether packs share "
         "samples: the intervals assume that they do not."
     ),
     "data sets": (
-        "Packs are data sets (--data-set): intervals and tests count them. Their means need one "
-        "scale, ranks do not. Verdicts and the test of ranks are not corrected together."
+        "Intervals and tests count data sets (--data-set). They need values on one scale, and "
+        "ranks do not."
     ),
 }
 NOT_CHECKED = (
@@ -82,8 +84,8 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         *_leaks(ablation),
         *_verdicts(ablation),
         *_tests(ablation, columns),
-        *_optional(columns),
-        "Bold: best mean as displayed, of rows without missing or failed runs. "
+        *_optional(ablation, columns),
+        "Bold: best mean as displayed, of rows on the same data without missing or failed runs. "
         "Bold alone does not show a difference.",
         *_costs(columns),
     ]
@@ -101,7 +103,7 @@ def main_sentences(ablation: Ablation) -> list[str]:
     found += _leaks(ablation)
     if ablation.source is not None:
         found.append(NOT_CHECKED)
-        found += [PACKS_ARE[kind] for kind in [ablation.source.packs_are] if kind]
+        found.append(PACKS_ARE[ablation.source.packs_are])
     found += _undertrained(ablation)
     return found
 
@@ -133,8 +135,8 @@ def short_caption(ablation: Ablation) -> str:
     n = " to ".join(dict.fromkeys(str(f(row.n for row in ablation.rows)) for f in (min, max)))
     spread, shared = "mean ± sample standard deviation", ""
     if ablation.packs:
-        n += f" runs, {_seeds_each(ablation)} on each of {len(ablation.packs)} packs"
-        spread += " over seeds and over packs"
+        n += f" runs, {_seeds_each(ablation)} on each of {len(ablation.packs)} {ablation.unit}s"
+        spread += f" over seeds and over {ablation.unit}s"
         if any(row.test_per_train for row in ablation.rows):
             shared = ", corrected for shared samples (Nadeau and Bengio)"
     else:
@@ -205,15 +207,14 @@ def _values(ablation: Ablation) -> str:
     text = f"{metric.name}{metric.scale.unit}{split}, {metric.better} is better: "
     if not ablation.packs:
         return f"{text}mean ± sample standard deviation over n runs (seeds {seeds})."
-    packs, own = ", ".join(ablation.packs), ""
+    packs, own, unit = ", ".join(ablation.packs), "", ablation.unit
     if ablation.source is None:
         own = "Each pack and seed has its own initial weights and sample order. "
     return (
-        f"{text}mean over {len(ablation.packs)} packs of the data ({packs}). {own}"
-        f"The value of a pack is the mean over {_seeds_each(ablation)} of the training. "
-        f"Seeds: {seeds}. n counts runs. "
-        f"± (seeds): sample standard deviation within a pack, pooled. "
-        f"± (packs): sample standard deviation of the packs' means."
+        f"{text}mean over {len(ablation.packs)} {unit}s ({packs}). {own}"
+        f"The value of a {unit} is the mean over {_seeds_each(ablation)} of the training. "
+        f"Seeds: {seeds}. n counts runs. ± (seeds): sample standard deviation within a {unit}, "
+        f"pooled. ± ({unit}s): sample standard deviation of the {unit}s' means."
     )
 
 
@@ -270,8 +271,7 @@ def _source(source: Source) -> Iterator[str]:
     yield f"Read from {source.files}{tool}."
     if source.of_last_step:
         yield "The value of a run is its value at the last step that has one."
-    if source.packs_are:
-        yield PACKS_ARE[source.packs_are]
+    yield PACKS_ARE[source.packs_are]
     yield NOT_CHECKED
 
 
@@ -299,7 +299,7 @@ def _is_selected(config: TrainConfig) -> bool:
 
 def _pairs(ablation: Ablation) -> str:
     """How the difference is computed."""
-    reference, interval = ablation.grid.reference, _interval_words(ablation)
+    reference, interval, unit = ablation.grid.reference, _interval_words(ablation), ablation.unit
     if not ablation.packs:
         same = "The runs of a pair share samples, so the interval is about these samples alone."
         return (
@@ -308,9 +308,9 @@ def _pairs(ablation: Ablation) -> str:
         )
     why = ", because runs on one pack share its samples" * (ablation.source is None)
     return (
-        f"Difference to {reference}: runs on one pack with one seed form a pair. Pairs are "
-        f"averaged over the seeds of a pack, then over packs, {interval}. "
-        f"Interval and tests count packs{why}."
+        f"Difference to {reference}: runs on one {unit} with one seed form a pair. Pairs are "
+        f"averaged over the seeds of a {unit}, then over {unit}s, {interval}. "
+        f"Interval and tests count {unit}s{why}."
     )
 
 
@@ -366,7 +366,7 @@ def _tests(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:
         )
     numbers = sorted({found.n for found in tested if found.sign_flip_p is not None})
     if numbers and "sign_flip_p" in columns:
-        unit = "packs" if ablation.packs else "pairs"
+        unit = f"{ablation.unit}s" if ablation.packs else "pairs"
         floors = [
             f"{format_exact_p(estimates.sign_flip_floor(n))} with {n} {unit}" for n in numbers
         ]
@@ -381,18 +381,18 @@ def _tests(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:
 
 def _undertrained(ablation: Ablation) -> Iterator[str]:
     """Sanity rows that are better than the reference."""
-    if ablation.stronger_sanity:
-        better = ", ".join(ablation.stronger_sanity)
+    if names := ablation.stronger_sanity:
+        rows = f"sanity row{'s' * (len(names) > 1)} {' and '.join(names)} {is_are(len(names))}"
         yield (
-            f"{UNDERTRAINED.capitalize()}: the intervals of these sanity rows show that they are "
-            f"better than {ablation.grid.reference}: {better}. Longer training may give the same "
-            f"differences."
+            f"{UNDERTRAINED.capitalize()}: the {rows} better than {ablation.grid.reference}. "
+            f"Longer training may give the same differences."
         )
 
 
-def _optional(columns: Collection[str]) -> Iterator[str]:
+def _optional(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:
     """The columns that a table has only if the grid names them."""
-    yield from (OPTIONAL_COLUMNS[name] for name in columns if name in OPTIONAL_COLUMNS)
+    found = (OPTIONAL_COLUMNS[name] for name in columns if name in OPTIONAL_COLUMNS)
+    yield from (text.replace("pack", ablation.rows[0].pack_is) for text in found)
 
 
 def _costs(columns: Collection[str]) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """The cells of a table as plain text. Each format escapes them in its own way."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 from furnace_hpc.tables.large.once import once_per_table
@@ -70,6 +71,7 @@ class Cells(NamedTuple):
     correlation: str = DASH
     iqm: str = DASH
     further: tuple[FurtherCell, ...] = ()  # of the further metrics
+    ranges: Mapping[str, str] = MappingProxyType({})  # cost -> lowest and highest run
 
     def of_metric(self, column: str) -> FurtherCell:
         """The cell of the column `metric`, or of a further metric."""
@@ -219,6 +221,8 @@ def optional_texts(ablation: Ablation, row: Row) -> dict[str, str]:
             "improvement": _with_interval(found.improvement, found.improvement_interval, ".2f"),
             "correlation": format_number(found.correlation, "+.2f"),
         }
+        if not ablation.has_direction:
+            texts["improvement"] = DASH
     if "iqm" in ablation.grid.columns:
         center, interval = interquartile_mean(by_pack(row.values)) or (None, None)
         if center is not None:
@@ -249,23 +253,24 @@ def row_scale(ablation: Ablation, row: Row) -> Scale:
 
 @once_per_table
 def _best_variants(ablation: Ablation) -> set[str]:
-    """The rows with the best mean, of those that lack no run. Equal as displayed is equal.
+    """The rows with the best mean on their data, of those that lack no run."""
+    on_data: dict[frozenset[str], list[Row]] = {}
+    for row in ablation.rows if ablation.has_direction else ():
+        if not row.gaps:
+            on_data.setdefault(frozenset(row.data_sets), []).append(row)
+    return {name for rows in on_data.values() if len(rows) > 1 for name in _best(ablation, rows)}
 
-    Two rows are compared with the digits that both of them show.
-    """
-    means = {row.variant: row.mean for row in ablation.rows if row.mean is not None}
-    whole = [row for row in ablation.rows if row.mean is not None and not row.gaps]
-    if len(whole) < 2 or not ablation.has_direction:
-        return set()
+
+def _best(ablation: Ablation, rows: Sequence[Row]) -> Iterator[str]:
+    """Equal as displayed is equal. Two rows are compared with the digits that both show."""
+    means = {row.variant: row.mean for row in rows if row.mean is not None}
     choose = {"max": max, "min": min}[ablation.metric.direction]
-    best = choose(whole, key=lambda row: means[row.variant])
+    best = choose(rows, key=lambda row: means[row.variant])
     scale = row_scale(ablation, best)
-    found = set()
-    for row in whole:
+    for row in rows:
         common = replace(scale, digits=min(scale.digits, row_scale(ablation, row).digits))
         if common.show(means[row.variant]) == common.show(means[best.variant]):
-            found.add(row.variant)
-    return found
+            yield row.variant
 
 
 def _cells(ablation: Ablation, row: Row, best: bool, marks: str) -> Cells:
@@ -300,6 +305,7 @@ def _cells(ablation: Ablation, row: Row, best: bool, marks: str) -> Cells:
         trainable=format_number(costs.trainable, ",d"),
         tuned=tuned or DASH,
         tuning_hours=format_number(tuning_hours, ".2f"),
+        ranges=costs.range_texts(),
     )
 
 
@@ -344,7 +350,7 @@ def _spread(row: Row, scale: Scale) -> str:
         parts.append(f"± {scale.show_deviation(row.deviation)}")
     if row.packs_deviation is not None:
         parts = [f"{part} (seeds)" for part in parts]
-        parts.append(f"± {scale.show_deviation(row.packs_deviation)} (packs)")
+        parts.append(f"± {scale.show_deviation(row.packs_deviation)} ({row.unit}s)")
     if row.gaps:
         parts.append(f"({row.gaps})")
     return " ".join(parts)

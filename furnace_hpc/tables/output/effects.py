@@ -181,7 +181,7 @@ def _caption(ablation: Ablation, found: FactorEffects) -> list[str]:
 
 def _main_effects(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
     """What the effects of a full product are."""
-    unit, interactions = _unit(ablation), _interactions(found)
+    unit, interactions = ablation.unit, _interactions(found)
     yield (
         f"Each effect uses the runs of all combinations, unlike the differences of single rows "
         f"above. {found.effects[0].name}: mean of all rows with the new value minus mean of all "
@@ -199,7 +199,7 @@ def _main_effects(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
 
 def _parts(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
     """What the interactions of 2 x 2 parts are."""
-    unit, reference = _unit(ablation), ablation.grid.reference
+    unit, reference = ablation.unit, ablation.grid.reference
     name, _, pair = found.effects[0].name.partition(": ")
     yield (
         f"These rows with {reference} are all combinations of two changes. {name}: the interaction "
@@ -215,7 +215,7 @@ def _tests(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
         return
     yield (
         f"Any interaction: F test of a repeated-measures analysis of variance over "
-        f"{_unit(ablation)}s, corrected for unequal variances (Greenhouse and Geisser). It asks "
+        f"{ablation.unit}s, corrected for unequal variances (Greenhouse and Geisser). It asks "
         f"whether any contrast of the interaction differs from zero."
     )
     if found.without_contrasts:
@@ -223,10 +223,6 @@ def _tests(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
             f"No intervals for {list_names(found.without_contrasts)}: more than {MAX_CONTRASTS} "
             f"contrasts would widen all other intervals."
         )
-
-
-def _unit(ablation: Ablation) -> str:
-    return "pack" if ablation.packs else "seed"
 
 
 def _interval(ablation: Ablation, found: FactorEffects) -> str:
@@ -279,14 +275,14 @@ def _units_to_resolve(ablation: Ablation, found: FactorEffects) -> Iterator[str]
     if resolved is None:
         return
     number, deviation = resolved
-    needed = f"More than {estimates.MAX_PAIRS:,} {_unit(ablation)}s"
+    needed = f"More than {estimates.MAX_PAIRS:,} {ablation.unit}s"
     if number is not None:
-        needed = f"About {count(number, _unit(ablation))}"
+        needed = f"About {count(number, ablation.unit)}"
     yield (
         f"{needed} resolve a main effect of "
         f"{scale.show_amount(sesoi)}: paired t test at 5 %, corrected for "
         f"{count(found.num_comparisons, 'comparison')}, power {100 * estimates.POWER:.0f} %, "
-        f"pooled standard deviation of the effects inside a {_unit(ablation)} "
+        f"pooled standard deviation of the effects inside a {ablation.unit} "
         f"{scale.factor * deviation:.2g}."
     )
 
@@ -308,13 +304,12 @@ def _normality(ablation: Ablation, found: FactorEffects) -> Iterator[str]:
         if not rest:
             continue
         needed = f"p below {format_exact_p(level)} is needed"
-        text = f"does not confirm them: {needed}"
+        them = "them" if len(rest) > 1 else "it"
+        text = f"does not confirm {them}: {needed}"
         if least >= level:
             text = f"cannot go below p {format_exact_p(least)} here, and {needed}"
-        yield (
-            f"These verdicts rest on normal differences: {list_names(rest)}. The exact {test} "
-            f"{text}."
-        )
+        start = "These verdicts rest" if len(rest) > 1 else "This verdict rests"
+        yield f"{start} on normal differences: {list_names(rest)}. The exact {test} {text}."
 
 
 def _has_no_exact_test(effect: Effect) -> bool:

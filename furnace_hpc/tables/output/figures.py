@@ -1,10 +1,9 @@
-"""Figures for a paper: means with intervals, learning curves, score against cost, and heat maps.
+"""Figures for a paper: means with intervals, ranks, learning curves, costs, and heat maps.
 
 A figure without data is left out. The same runs give the same bytes.
 """
 
 import io
-import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,15 +14,20 @@ from furnace_hpc.tables.modality_subsets import Matrix, consistency_blocks, moda
 from furnace_hpc.tables.output.cells import all_headings
 from furnace_hpc.tables.output.escape import one_line
 from furnace_hpc.tables.output.profiles import Panels, profile_panels
+from furnace_hpc.tables.output.ranks.figure import ranks_figure
+from furnace_hpc.tables.output.ranks.layout import has_diagram
 from furnace_hpc.tables.reading.curves import Curve, logged_curves
 from furnace_hpc.tables.table import Ablation, Row, pair_differences
-from furnace_hpc.tables.text import DASH
+from furnace_hpc.tables.text import DASH, wrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NAMES = ("differences", "means", "profiles", "curves", "cost", "modalities", "consistency")
+NAMES = (
+    *("differences", "means", "ranks", "profiles", "curves", "cost", "modalities"),
+    "consistency",
+)
 # file type -> metadata that is left out, because it differs from call to call
 FORMS: dict[str, dict[str, None]] = {
     "svg": {"Date": None, "Creator": None},
@@ -36,6 +40,7 @@ COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E6
 # overlapping curves stay visible
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 MARKERS = "osD^vPX"
+MAX_LINES = 12  # of a name
 MAX_MARKED = 40  # a curve with more steps has no markers
 DOT: dict[str, Any] = {"alpha": 0.6, "markersize": 5, "markeredgewidth": 0}
 WIDTH_IN = 5.5  # a text column
@@ -67,7 +72,9 @@ def draw_figures(ablation: Ablation) -> dict[str, bytes]:
     with matplotlib.style.context(["default", STYLE]):  # not the user's matplotlibrc
         figures = dict(_figures(ablation))
         if sentence := drawn_sentence(ablation):
-            for figure in figures.values():
+            for name, figure in figures.items():
+                if name == "ranks":  # it has all methods
+                    continue
                 text = textwrap.fill(one_line(sentence), 95)
                 figure.suptitle(text, x=0.01, ha="left", fontsize=7)
         return {
@@ -83,6 +90,8 @@ def _figures(whole: Ablation) -> Iterator[tuple[str, "Figure"]]:
     if any(row.difference for row in ablation.rows):
         yield "differences", _differences_figure(ablation)
     yield "means", _means_figure(ablation)
+    if whole.ranks is not None and has_diagram(whole.ranks):
+        yield "ranks", ranks_figure(whole.ranks, WIDTH_IN)
     if panels := profile_panels(ablation):
         yield "profiles", _profiles_figure(ablation, panels)
     if curves := logged_curves(ablation):
@@ -204,7 +213,7 @@ def _draw_legend(figure: "Figure", parts: list["Axes"]) -> None:
 
 def _label(row: Row) -> str:
     """The row's name, broken after _ and -, and the number of runs if some are missing."""
-    name = textwrap.fill(re.sub(r"([_-])", r"\1 ", one_line(row.variant)), 20).replace(" ", "")
+    name = "\n".join(wrap(one_line(row.variant), 20, MAX_LINES))
     if row.n != row.n_expected:
         name += f"\n({row.n} of {row.n_expected})"
     return name
@@ -213,9 +222,7 @@ def _label(row: Row) -> str:
 def _draw_differences(axes: "Axes", ablation: Ablation) -> None:
     """Draw a forest plot: the pairs of each row as dots, and the mean with its interval."""
     scale, sesoi = ablation.metric.scale, ablation.grid.sesoi
-    titles = [
-        f"mean with {_kind_of_interval(ablation)}; dots: {'packs' if ablation.packs else 'seeds'}"
-    ]
+    titles = [f"mean with {_kind_of_interval(ablation)}; dots: {ablation.unit}s"]
     if sesoi is not None and not ablation.why_no_verdict:
         axes.axvspan(-sesoi, sesoi, color="#e8e4dc", linewidth=0, zorder=0)
         titles.append(f"band: less than {scale.show_amount(sesoi)}")

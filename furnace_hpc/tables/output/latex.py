@@ -175,14 +175,16 @@ def _compact(cells: Cells, row: Row) -> Cells:
     spread, name = cells.spread, cells.variant
     if row.gaps:
         spread, name = spread.removesuffix(f"({row.gaps})").rstrip(), f"{name} ({row.gaps})"
-    spread = _without_units(spread)
-    further = tuple(other._replace(spread=_without_units(other.spread)) for other in cells.further)
+    spread = _without_units(spread, row)
+    further = tuple(
+        other._replace(spread=_without_units(other.spread, row)) for other in cells.further
+    )
     difference = cells.difference.removesuffix(f" ({UNDERTRAINED})")
     return cells._replace(variant=name, spread=spread, difference=difference, further=further)
 
 
-def _without_units(spread: str) -> str:
-    return spread.replace(" (seeds)", "").replace(" (packs)", "")
+def _without_units(spread: str, row: Row) -> str:
+    return spread.replace(" (seeds)", "").replace(f" ({row.unit}s)", "")
 
 
 def _head(titles: Mapping[str, str], layout: Layout) -> list[str]:

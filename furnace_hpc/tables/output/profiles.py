@@ -55,14 +55,16 @@ def profile_panels(ablation: Ablation) -> Panels | None:
 
 def profile_sentences(ablation: Ablation) -> list[str]:
     """What the profiles are, and which rows have none."""
-    runs = "runs of all packs" if ablation.packs else "runs"
-    packs = " for these packs" if ablation.packs else ""
+    runs = f"runs of all {ablation.unit}s" if ablation.packs else "runs"
+    packs = f" for these {ablation.unit}s" if ablation.packs else ""
     found = [
         f"Performance profile (Agarwal et al. 2021): share of the {runs} of a row that are better "
         f"than a threshold, with the exact 95 % interval of Clopper and Pearson for each threshold "
         f"by itself. The bands are conservative{packs}, and not corrected. They are not a test: "
         f"two rows may differ although their bands overlap."
     ]
+    if ablation.unit == "data set":
+        found.append("Values of all data sets are pooled as they are, so they need one scale.")
     without = [row.variant for row in ablation.rows if not _steps(ablation, row)]
     if without:
         found.append(

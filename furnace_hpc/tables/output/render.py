@@ -41,15 +41,8 @@ RESULT_COLUMNS = (
     *("steps", "stopped_early", "selected_step", "train_s", "wall_s"),
     *("samples_per_s", "peak_memory_gib", "peak_reserved_gib", "attempts"),
     *("model_tflop_s", "mfu", "data_wait_s", "energy_j", "micro_batch_size"),
-    *(
-        "num_parameters",
-        "trainable_parameters",
-        "world_size",
-        "num_threads",
-        "device",
-        "precision",
-        "zero_stage",
-    ),
+    *("num_parameters", "trainable_parameters", "world_size", "num_threads"),
+    *("device", "precision", "zero_stage"),
     *("commit", "code_hash", "data_fingerprint", "parameters_sha256"),
 )
 WORDS = ("variant", "changes", "verdict", "tuned")  # columns of text; all others are numbers
@@ -183,10 +176,17 @@ def to_markdown(ablation: Ablation) -> str:
     alignment = dict.fromkeys(titles, "--:") | dict.fromkeys(WORDS, ":--")
     lines.append(_markdown_row(alignment[name] for name in titles))
     for cells in all_cells(ablation):
-        lines.append(_markdown_row(cell_texts(cells, titles, markdown, "**{}**", "<sup>{}</sup>")))
+        texts = cell_texts(cells, titles, markdown, "**{}**", "<sup>{}</sup>")
+        for number, name in enumerate(titles):
+            if name in cells.ranges:
+                texts[number] += f" ({markdown(cells.ranges[name])})"
+        lines.append(_markdown_row(texts))
     lines += ["", " ".join(map(markdown, main_sentences(ablation))), ""]
     lines += ["<details><summary>How to read this table</summary>", ""]
-    lines += [" ".join(map(markdown, caption(ablation, titles))), "", "</details>", ""]
+    sentences = caption(ablation, titles)
+    if any(titles.keys() & cells.ranges.keys() for cells in all_cells(ablation)):
+        sentences.append("Beside a median: lowest and highest run.")
+    lines += [" ".join(map(markdown, sentences)), "", "</details>", ""]
     for letter, note in lettered(ablation):
         mark = f"<sup>{letter}</sup> " * bool(letter)
         lines.append(f"- {mark}{markdown(note.text)}")
@@ -272,7 +272,7 @@ def _csv_row(ablation: Ablation, row: Row, notes: list[str]) -> dict[str, Any]:
         **_csv_further(ablation, row),
         "verdict": row.verdict,
         "reference_undertrained_against": " ".join(ablation.stronger_sanity),
-        **(vars(row.costs) if ablation.source is None else {}),
+        **(row.costs.columns() if ablation.source is None else {}),
         **_csv_tuning(ablation, row),
         "missing": "; ".join(describe(run) for run in row.missing),
         "notes": "; ".join(notes),

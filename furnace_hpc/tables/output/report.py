@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.tables.output.effects import effects_html
 from furnace_hpc.tables.output.escape import html
 from furnace_hpc.tables.output.page import heatmaps, sections
@@ -18,6 +19,7 @@ from furnace_hpc.tables.output.page.declared_section import declared_section
 from furnace_hpc.tables.output.page.profiles_section import profiles_section
 from furnace_hpc.tables.output.page.script_data import script_data
 from furnace_hpc.tables.output.page.tuning_section import tuning_section
+from furnace_hpc.tables.output.ranks.section import ranks_section
 from furnace_hpc.tables.table import Ablation
 
 PAGE = files("furnace_hpc.tables.output") / "page"
@@ -28,6 +30,7 @@ SECTIONS: tuple[Callable[[Ablation], Iterator[str]], ...] = (
     sections.table,
     effects_html,
     sections.charts,
+    ranks_section,
     profiles_section,
     tuning_section,
     heatmaps.modalities,
@@ -39,12 +42,16 @@ SECTIONS: tuple[Callable[[Ablation], Iterator[str]], ...] = (
 def to_html(ablation: Ablation, out: Path | None = None) -> str:
     """The whole report. If `out` is the folder it is written to, logs that exist have links."""
     grid = ablation.grid
-    state, tone = f"all {len(ablation.runs)} runs done", "good"
+    runs, tone = counted(len(ablation.runs), "run"), "good"
+    state = f"all {runs} done".removeprefix("all " * (len(ablation.runs) == 1))
+    without_value = sum(not run.counts for run in ablation.runs)
     if ablation.missing:
-        state, tone = f"{len(ablation.missing)} of {len(ablation.runs)} runs missing", "bad"
+        state, tone = f"{len(ablation.missing):,} of {runs} missing", "bad"
+    elif without_value:
+        state, tone = f"{without_value:,} of {runs} without a finite value", "bad"
     packs = ""
     if ablation.packs:
-        packs = f" · packs {html(', '.join(ablation.packs))}"
+        packs = f" · {ablation.unit}s {html(', '.join(ablation.packs))}"
     page = Template((PAGE / "report.html").read_text(encoding="utf-8"))
     return page.substitute(
         name=html(grid.name),

@@ -58,6 +58,8 @@ def verdict(ablation: Ablation) -> str:
     if ablation.missing:
         missing, runs = f"{len(ablation.missing):,}", f"{len(ablation.runs):,}"
         sentences.append(f"{missing} of {runs} runs {is_are(len(ablation.missing))} missing")
+    if without := sum(run.result is not None and not run.counts for run in ablation.runs):
+        sentences.append(f"{without:,} of {len(ablation.runs):,} runs without a finite value")
     if ablation.stronger_sanity:
         stronger = list_names(ablation.stronger_sanity)
         verb = is_are(len(ablation.stronger_sanity))

@@ -4,7 +4,7 @@ Attempts that have not ended are not counted. So the same files always give the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from furnace_hpc.runs.records.attempts import Attempt
 from furnace_hpc.runs.records.result import RunResult
@@ -13,6 +13,16 @@ from furnace_hpc.tables.reading.run_files import Record
 from furnace_hpc.tables.statistics.estimates import median
 
 THEN = "; then "
+# cost that is a median -> how it is shown, and the factor to the unit that is shown
+MEDIANS = {
+    "train_s": (".1f", 1),
+    "wall_s": (".1f", 1),
+    "samples_per_s_each": (".1f", 1),
+    "model_tflop_s": (".3g", 1),
+    "mfu": (".1f", 100),
+    "data_wait": (".1f", 100),
+    "goodput": (".1f", 100),
+}
 WIDE = 1.5  # if the highest cost of a row's runs is more than this times the lowest, a note says so
 
 
@@ -51,6 +61,34 @@ class Costs:
     data_wait: float | None  # share of train_s, median
     energy_kj: float | None  # sum over results; None if one of them does not know it
     trainable: int | None = None  # of num_parameters, those that are trained
+    # median -> lowest and highest run, if there are several runs
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def columns(self) -> dict[str, float | None]:
+        """Each cost by its name, with `_min` and `_max` of those that are medians."""
+        found = {name: value for name, value in vars(self).items() if name != "ranges"}
+        for name in MEDIANS:
+            low, high = self.ranges.get(name, (None, None))
+            found |= {f"{name}_min": low, f"{name}_max": high}
+        return found
+
+    def shown(self) -> dict[str, float | None]:
+        """Each cost by its name, in the unit of its column. Shares are percentages."""
+        found = {name: value for name, value in vars(self).items() if name != "ranges"}
+        for name, (_, factor) in MEDIANS.items():
+            if found[name] is not None:
+                found[name] *= factor
+        return found
+
+    def range_texts(self) -> dict[str, str]:
+        """Median -> lowest and highest run as they are shown. None for runs that look equal."""
+        found = {}
+        for name, bounds in self.ranges.items():
+            form, factor = MEDIANS[name]
+            low, high = (format(factor * bound, form) for bound in bounds)
+            if low != high:
+                found[name] = f"{low} to {high}"
+        return found
 
 
 def costs_of_attempts(record: Record, result: RunResult | None) -> AttemptCosts:
@@ -76,22 +114,27 @@ def row_costs(results: Sequence[RunResult], attempts: int, spent: Sequence[Attem
     """Costs of a row with these results, number of attempts, and costs of each run's attempts."""
     num_parameters = {result.num_parameters for result in results}
     trainable = {result.trainable_parameters for result in results}
+    of_runs = {
+        "train_s": [result.train_s for result in results],
+        "wall_s": [result.wall_s for result in results],
+        "samples_per_s_each": [result.samples_per_s / result.world_size for result in results],
+        "model_tflop_s": _known([result.model_tflop_s for result in results]),
+        "mfu": _known([result.mfu for result in results]),
+        "data_wait": _known([_data_wait(result) for result in results]),
+        "goodput": _known([run.goodput for run in spent]),
+    }
+    medians = {name: median(values) for name, values in of_runs.items()}
     return Costs(
-        train_s=median([result.train_s for result in results]),
+        **medians,
         samples_per_s=median([result.samples_per_s for result in results]),
         attempts=attempts,
         peak_memory_gib=max((result.peak_memory_gib for result in results), default=None),
         num_parameters=_only(num_parameters),
-        wall_s=median([result.wall_s for result in results]),
-        samples_per_s_each=median([result.samples_per_s / result.world_size for result in results]),
         lost_steps=sum(run.lost_steps for run in spent),
         hours=sum(run.hours for run in spent) or None,
-        goodput=median([run.goodput for run in spent if run.goodput is not None]),
-        model_tflop_s=median(_known([result.model_tflop_s for result in results])),
-        mfu=median(_known([result.mfu for result in results])),
-        data_wait=median(_known([_data_wait(result) for result in results])),
         energy_kj=_energy_kj(results),
         trainable=_only(trainable),
+        ranges={name: (min(of), max(of)) for name, of in of_runs.items() if len(of) > 1},
     )
 
 

@@ -31,6 +31,23 @@ class Ranks:
         """Method -> mean rank."""
         return {name: math.fsum(ranks) / len(ranks) for name, ranks in self.ranks.items()}
 
+    @property
+    def shown_difference(self) -> float | None:
+        """The critical difference, if pairs may be compared.
+
+        None if the Friedman test shows no difference: then Demsar makes no post-hoc test.
+        """
+        if self.friedman_p is None or self.friedman_p >= ALPHA:
+            return None
+        return self.critical_difference
+
+    @property
+    def groups(self) -> list[tuple[str, ...]]:
+        """Methods that are joined by a bar. Empty if pairs may not be compared."""
+        if self.shown_difference is None:
+            return []
+        return joined_groups(self.mean_ranks, self.shown_difference)
+
 
 def rank_methods(
     scores: Mapping[str, Sequence[float]], data_sets: Sequence[str], higher_is_better: bool
@@ -69,6 +86,22 @@ def critical_difference(num_methods: int, num_data_sets: int) -> float:
 
     quantile = float(studentized_range.ppf(1 - ALPHA, num_methods, math.inf)) / math.sqrt(2)
     return quantile * math.sqrt(num_methods * (num_methods + 1) / (6 * num_data_sets))
+
+
+def joined_groups(mean_ranks: Mapping[str, float], difference: float) -> list[tuple[str, ...]]:
+    """The largest groups in which no two mean ranks differ by more than `difference`.
+
+    The groups and their methods are in the order of the mean ranks. Two methods that share no group
+    differ. A method that is in no group differs from all others.
+    """
+    best_first = sorted(mean_ranks, key=lambda name: mean_ranks[name])
+    found, end = list[tuple[str, ...]](), 0
+    for start, first in enumerate(best_first):
+        close = [n for n in best_first[start:] if mean_ranks[n] - mean_ranks[first] <= difference]
+        if len(close) > 1 and start + len(close) > end:  # else it is a part of the group before
+            found.append(tuple(close))
+            end = start + len(close)
+    return found
 
 
 def _too_few(num_data_sets: int, num_methods: int) -> str:

@@ -34,5 +34,5 @@ def tuning_notes(tuning: Tuning) -> Iterator[tuple[str, str]]:
                 yield (
                     name,
                     f"{len(failed)} of {count(len(choice.trials), 'trial')}{on_pack} failed and "
-                    f"count as the worst: {reasons}",
+                    f"{'counts' if len(failed) == 1 else 'count'} as the worst: {reasons}",
                 )

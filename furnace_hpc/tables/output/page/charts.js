@@ -117,7 +117,8 @@ function drawMeans(data, width, show, open) {
     group.append(make("circle", { class: "mean", cx: at(row.mean), cy: y + 8, r: 5.5, fill }));
     chart.append(group);
   });
-  const about = "Line: mean with 95 % interval. Faint dots: seeds. Dashed: mean of the reference.";
+  const dots = data.unit_of_pairs === "seed" ? "seeds" : "runs";
+  const about = `Line: mean with 95 % interval. Faint dots: ${dots}. Dashed: mean of the reference.`;
   return card("Means", about, null, chart);
 }
 

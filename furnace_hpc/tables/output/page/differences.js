@@ -21,8 +21,8 @@ function drawDifferences(data, width, show, open) {
     const [from, to] = sesoi.map(at), size = { y: box.top, width: to - from, height };
     chart.append(make("rect", { class: "sesoi", x: from, ...size }));
   }
-  const better = data.higher_is_better ? "better →" : "← better";
-  chart.append(axes(x, null, box, `difference to ${data.reference}${spaced(data.difference_unit)}, ${better}`));
+  const better = { max: ", better →", min: ", ← better" }[data.better] || "";
+  chart.append(axes(x, null, box, `difference to ${data.reference}${spaced(data.difference_unit)}${better}`));
   chart.append(make("line", { class: "zero", x1: at(0), x2: at(0), y1: box.top, y2: box.bottom }));
   rows.forEach((row, place) => {
     const y = box.top + line * (place + 0.5), name = shortened(row.variant, letters);

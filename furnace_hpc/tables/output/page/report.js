@@ -106,6 +106,14 @@ function pairTable(row) {
   return make("div", {}, make("h3", {}, `Pairs in ${data.metric}${spaced(data.unit)}`), region, text, facts(row.difference.facts));
 }
 
+/** Median, lowest and highest run of each cost in which the runs of a row differ. */
+function costFacts(row) {
+  const known = Object.entries(row.ranges).filter(([name]) => data.costs[name]);
+  if (!known.length) return "";
+  const texts = known.map(([name, range]) => [data.costs[name], `${short(row.costs[name])} (${range})`]);
+  return make("div", { class: "costs" }, make("h3", {}, "Median cost (lowest to highest run)"), facts(texts));
+}
+
 function runBlock(run, of_run, digits) {
   const value = typeof of_run === "number" ? show(of_run, digits) : of_run ?? "no value";
   const entries = [
@@ -115,13 +123,13 @@ function runBlock(run, of_run, digits) {
     ["commit", code(run.commit)],
     ["code", code(run.code)],
     ["job", code(run.job)],
-    [run.steps === null ? "read from" : "folder", code(run.folder)],
+    [data.is_foreign ? "read from" : "folder", code(run.folder)],
   ];
   const draw = run.pack ? `${run.pack}, seed ${run.seed}` : `seed ${run.seed}`;
   const title = make("h3", {}, `${draw}: ${run.state === "done" ? value : run.state}`);
   const none = make("p", { class: "about" }, "no attempts recorded");
   const attempts = run.attempts.length ? attemptTable(run.attempts) : none;
-  if (run.steps === null) return make("div", { class: "run" }, title, facts(entries)); // of another tool
+  if (data.is_foreign) return make("div", { class: "run" }, title, facts(entries));
   return make("div", { class: "run" }, title, facts(entries), attempts);
 }
 
@@ -131,13 +139,16 @@ function open(number, column = 0) {
   const clicked = column ? `${heads[column].textContent}: ${cell}. ` : "";
   const changes = row.changes.map(([name, before, after]) => [name, `${before} → ${after}`]);
   const close = { type: "button", class: "round", "aria-label": "Close", onclick: () => dialog.close() };
-  const same = row.variant === data.reference ? "This row is the reference." : `This row has the same config as ${data.reference}.`;
+  let same = `This row has the same config as ${data.reference}.`;
+  if (data.is_foreign) same = `The files name no setting in which this row differs from ${data.reference}.`;
+  if (row.variant === data.reference) same = "This row is the reference.";
   dialog.replaceChildren(
     make("header", {}, make("h2", { id: "runs-title" }, row.variant), make("button", close, "✕"),
-      make("p", { class: "facts" }, `${clicked}${row.values.length} of ${row.runs.length} runs count.`)),
+      make("p", { class: "facts" }, `${clicked}In the mean: ${row.values.length} of ${row.runs.length} runs.`)),
     changes.length ? make("h3", {}, `Changes to ${data.reference}`) : make("p", { class: "about" }, same),
     changes.length ? facts(changes) : "",
     pairTable(row),
+    costFacts(row),
     ...row.runs.map((run, n) => runBlock(run, row.of_runs[n], row.digits)));
   dialog.showModal();
   dialog.scrollTop = 0;

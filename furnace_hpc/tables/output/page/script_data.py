@@ -115,7 +115,8 @@ def _data(ablation: Ablation, out: Path | None) -> dict[str, Any]:
         tables += tables_of_other_metrics(ablation)
     data: dict[str, Any] = {
         "reference": ablation.grid.reference,
-        "unit_of_pairs": "pack" if ablation.packs else "seed",
+        "is_foreign": ablation.source is not None,
+        "unit_of_pairs": ablation.unit,
         "rows": _rows(ablation, out),
         "views": [_view(table) for table in tables],
         "curves": list(_curves(drawn_table(ablation))),
@@ -151,7 +152,7 @@ def _view(ablation: Ablation) -> dict[str, Any]:
         "unit": scale.unit,
         "difference_unit": scale.difference_unit,
         "factor": scale.factor,
-        "higher_is_better": ablation.metric.direction == "max",
+        "better": ablation.metric.direction if ablation.has_direction else None,
         "sesoi": sesoi,
         "effect": effect,
         "why_no_verdict": ablation.why_no_verdict,
@@ -207,7 +208,8 @@ def _row(row: Row, out: Path | None) -> dict[str, Any]:
     return {
         "variant": row.variant,
         "changes": changes,
-        "costs": vars(row.costs),
+        "costs": row.costs.shown(),
+        "ranges": row.costs.range_texts(),
         "runs": [_run(run, out) for run in row.runs],
     }
 

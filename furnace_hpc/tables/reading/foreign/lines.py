@@ -48,7 +48,11 @@ class LinesFile:
         """
         for column in columns:
             if self.columns.count(column) > 1:
-                raise ConfigError(f"{self.path}:1: column {column!r} is a duplicate. Keep one")
+                found = [str(at) for at, name in enumerate(self.columns, 1) if name == column]
+                raise ConfigError(
+                    f"{self.path}:1: columns {' and '.join(found)} have the name {column!r}, "
+                    f"wanted one column of this name. Rename or remove the others"
+                )
         return self.read(columns)
 
 
@@ -140,7 +144,15 @@ def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 f"{path}:{number}: got {short(text.strip())}, wanted a JSON object. Write one on "
                 f"each line"
             )
-        yield number, dict(_flat(content))
+        pairs = list(_flat(content))
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            name = next(name for name in values if [key for key, _ in pairs].count(name) > 1)
+            raise ConfigError(
+                f"{path}:{number}: two values have the name {name!r}, wanted one. Rename or remove "
+                f"one: keys of nested objects are joined by dots"
+            )
+        yield number, values
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,7 @@ from furnace_hpc.tables.reading.foreign.formats import (
     split_run_name,
     tensorboard_tag,
 )
-from furnace_hpc.tables.reading.foreign.lines import SUFFIXES, Values, open_lines
+from furnace_hpc.tables.reading.foreign.lines import SUFFIXES, LinesFile, Values, open_lines
 from furnace_hpc.tables.reading.foreign.tensorboard import event_runs
 
 MAX_RUNS = 100_000
@@ -60,6 +60,7 @@ class ForeignRuns:
     metrics: set[str] = field(default_factory=set)  # names that the files have
     tools: list[str] = field(default_factory=list)
     of_last_step: bool = False  # whether values are those of the last step
+    unnamed: str = ""  # a file that does not name the metric of its values
     newest: dict[RunKey, ForeignRun] = field(default_factory=dict)  # line of a W&B history
 
     def check_order(self, run: ForeignRun) -> None:
@@ -152,14 +153,10 @@ def _read_file(path: Path, found: ForeignRuns) -> None:
     form = recognise(file)
     if form.tool and form.tool not in found.tools:
         found.tools.append(form.tool)
-    if form.file_metric is not None:
-        _remember(found, form.file_metric)
-        if tensorboard_tag(found.query.metric) != tensorboard_tag(form.file_metric):
-            return
-    elif form.step is not None:
-        for name in file.columns:
-            if not name.startswith("_"):  # W&B's own columns
-                _remember(found, name)
+    _remember_metrics(found, file, form)
+    tag = form.file_metric
+    if tag is not None and tensorboard_tag(found.query.metric) != tensorboard_tag(tag):
+        return
     found.of_last_step = found.of_last_step or form.step is not None
     columns = find_columns(file, form, found.query)
     for number, values in file.lines(columns.names()):
@@ -201,6 +198,18 @@ def _read_events(path: Path, found: ForeignRuns) -> None:
     else:
         problem = f"{query.metric} is NaN" if isnan(run.value) else ""
         found.add(ForeignRun(key, place, None if problem else run.value, problem, run.step))
+
+
+def _remember_metrics(found: ForeignRuns, file: LinesFile, form: Format) -> None:
+    """The metrics that the name of a file, or the columns of a history, name."""
+    if form.file_metric is not None:
+        _remember(found, form.file_metric)
+    elif form.value is not None:
+        found.unnamed = str(file.path)
+    elif form.step is not None:
+        for name in file.columns:
+            if not name.startswith("_"):  # W&B's own columns
+                _remember(found, name)
 
 
 def _remember(found: ForeignRuns, name: str) -> None:
