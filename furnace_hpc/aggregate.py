@@ -3,8 +3,6 @@
 `furnace aggregate --from FILE` does it with the runs of other tools.
 """
 
-import atexit
-import gc
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from furnace_hpc.api.grid_table import make_table
-from furnace_hpc.cli import run_command
+from furnace_hpc.cli import run_command, stop_cycle_search
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.grid import Grid, results_name, with_settings
 from furnace_hpc.config.parsing.lookup import runs_root
@@ -119,8 +117,7 @@ def main(
     if runs are missing. The table of a grid has no verdicts with --by, --where, or another --metric
     or --direction than the grid's.
     """
-    gc.disable()  # tables have no reference cycles, and the search takes a fifth of the time
-    atexit.register(gc.freeze)  # Python searches once more when it exits
+    stop_cycle_search()
     from furnace_hpc.tables.reading.submitted import submitted_grid
     from furnace_hpc.tables.view import View, metrics_of
 

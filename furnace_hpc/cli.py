@@ -4,6 +4,8 @@ Exit codes: 0 done; 1 runs failed or are missing, or the cluster does not answer
 130 interrupted; 141 the reader of the output ended, as `head -1` does (commands that only print).
 """
 
+import atexit
+import gc
 import importlib
 import importlib.util
 import os
@@ -50,6 +52,15 @@ ONLY_PRINT = {
     "predict",
     "schema",
 }  # they exit if the reader of their output ends
+
+
+def stop_cycle_search() -> None:
+    """Stop Python's search for reference cycles: it takes a third of the time for 10,000 runs.
+
+    A command that works for hours calls `gc.enable` again.
+    """
+    gc.disable()
+    atexit.register(gc.freeze)  # Python searches once more when it exits
 
 
 def run_command(command: Callable[..., Any], argv: Sequence[str] | None = None) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from furnace_hpc.cli import run_command
+from furnace_hpc.cli import run_command, stop_cycle_search
 from furnace_hpc.config.errors import ConfigError, UnavailableError
 from furnace_hpc.config.parsing.lookup import runs_root
 from furnace_hpc.console.options import RunsRoot, SubmittedGrid
@@ -58,6 +58,8 @@ def main(
     or none was submitted to it. A waiting run shows why it waits, and when Slurm expects it to
     start. On a terminal the lines fit its width. In a file or a pipe they are complete.
     """
+    if not watch_:
+        stop_cycle_search()
     folder = find_submitted(grid, runs_root(runs_dir))
     if queue and watch_:
         raise ConfigError(

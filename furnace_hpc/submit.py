@@ -4,13 +4,14 @@ furnace submit --grid ablation --dry-run     show what would be done, and why
 furnace submit --grid ablation               do it: skip done runs, resume interrupted ones
 """
 
+import gc
 import sys
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from furnace_hpc.cli import run_command
+from furnace_hpc.cli import run_command, stop_cycle_search
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.grids.grid import load_grid, with_settings
 from furnace_hpc.config.parsing.numbers import whole_number
@@ -82,6 +83,7 @@ def main(
         raise ConfigError(
             f"--code got {new_code!r}, wanted `new` or nothing: runs keep the code they began with"
         )
+    stop_cycle_search()
     study, profile = with_settings(load_grid(grid), set_ or []), choose_profile(cluster)
     options, rows = read_options(
         study,
@@ -98,6 +100,8 @@ def main(
         runs_dir=runs_dir,
         data_dir=data_dir,
     )
+    if options.runs_here or wait:
+        gc.enable()
     outcome = submit_grid(options, rows, Hooks(show=print_plan, confirm=_confirm(yes)))
     if options.dry_run:
         print_batch_texts(outcome.plan)
