@@ -2,7 +2,7 @@
 
     python benchmarks/loader.py                           about half an hour
     SAMPLES=256 REPEATS=1 python benchmarks/loader.py     some minutes
-    SAMPLES=... python benchmarks/loader.py --memory-limit MB     see loader_limit.py
+    python benchmarks/loader.py --memory-limit MB         sets larger than memory: loader_limit.py
 
 The peers need `pip install -e ".[benchmarks]"`, in a separate environment: litdata installs a
 torchvision that may not fit the installed torch. A sample is a 224 x 224 RGB picture (uint8),

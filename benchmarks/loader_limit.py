@@ -1,5 +1,10 @@
 """The part of loader.py that reads sets larger than memory: `--memory-limit MB`.
 
+    SAMPLES=3072 JPEG_SAMPLES=44800 REPEATS=3 python benchmarks/loader.py --memory-limit 300
+
+It needs root (or a delegated cgroup), 8 GB of disk and half an hour to an hour. Both sets have
+about 620 MB.
+
 Each measuring process, with its workers, is in a memory cgroup of its own. The page cache counts,
 so the set never fits. Before it, the files are removed from the page cache: pages that another
 process has read would not count. Two passes are timed. `own_memory_mb` is the largest memory of
