@@ -103,6 +103,11 @@ class Results:
         ablation = self.ablation
         titles = headings(ablation)
         align = {name: "left" if name in WORDS else "right" for name in titles}
+        # a notebook would break `58.0 ± 4.0` and intervals at their spaces
+        styles = {
+            name: f"text-align:{side}" + ";white-space:nowrap" * (side == "right")
+            for name, side in align.items()
+        }
         head = "".join(
             f'<th style="text-align:{align[name]}">{html(title)}</th>'
             for name, title in titles.items()
@@ -111,7 +116,7 @@ class Results:
         for cells in all_cells(ablation):
             texts = cell_texts(cells, titles, html, "<strong>{}</strong>", "<sup>{}</sup>")
             columns = "".join(
-                f'<td style="text-align:{align[name]}">{text}</td>'
+                f'<td style="{styles[name]}">{text}</td>'
                 for name, text in zip(titles, texts, strict=True)
             )
             lines.append(f"<tr>{columns}</tr>")

@@ -186,6 +186,9 @@ class TrainingLoop:
         if self._metrics:
             self._metrics.write({"step": progress.step, "kind": "val", **self._evaluation.scores})
         value = self._evaluation.scores[config.selection_metric]
+        self._processes.print_once(
+            f"step {progress.step} of {config.steps}: {config.selection_metric} {value:.4g}"
+        )
         if config.selection_direction == "min":
             value = -value
         progress.note_value(value)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from furnace_hpc.inference import Exported
 
 LIBRARY = "furnace-hpc"
+WHEEL = f"furnace_hpc-{furnace_hpc.__version__}-py3-none-any.whl"
 PIPELINES: dict[tuple[str, ...], str] = {
     ("text",): "text-classification",
     ("image",): "image-classification",
@@ -157,7 +158,7 @@ def _how_to_load(exported: "Exported") -> str:
     trust = " --trust-code" if _has_code(exported) else ""
     lines = [
         "```sh",
-        f"pip install {LIBRARY}",
+        f"pip install {WHEEL}  # or that of a newer release of Furnace",
         f"furnace predict --model .{trust} {given}",
         "```",
         "",

@@ -129,7 +129,7 @@ def find_run(folder: GridFolder, name: str) -> RunFolder:
     if not found:
         raise ConfigError(f"unknown run {name!r}; {nearest(name, known)}")
     if len(found) > 1:
-        examples = ", ".join(found[:5])
+        examples = ", ".join(found[:5]) + f" and {len(found) - 5:,} more" * (len(found) > 5)
         raise ConfigError(
             f"{len(found)} runs begin with {name!r}: give more of the name: {examples}"
         )

@@ -31,7 +31,8 @@ def serve(
     """
     if missing := [name for module, name in PACKAGES.items() if find_spec(module) is None]:
         raise ConfigError(
-            f"furnace serve needs {' and '.join(missing)}. Run pip install 'furnace-hpc[serve]'"
+            f"furnace serve needs packages that are not installed: {', '.join(missing)}. "
+            f"Run pip install 'furnace-hpc[serve]'"
         )
     check_host(host, port, allow_network)
     with bound_socket(host, port) as opened:

@@ -74,6 +74,7 @@ def _two_digits(value: float) -> int:
 
 PERCENT = Scale(100, 1, " (%)", " (points)")
 PLAIN = Scale(1, 4, "", "")
+CONSISTENCY = Scale(1, 3, "", "")  # of embeddings of two modalities, such as a cosine
 IN_PERCENT = ("accuracy", "f1")  # how the names of metrics in percent begin
 # metrics whose values are between 0 and 1: these, and names that begin with one of them and _
 SHARES = (*IN_PERCENT, "map", "auc", "recall_at")

@@ -80,8 +80,8 @@ class Wandb:
             ) from None
         except self._wandb.errors.Error as error:
             raise ConfigError(
-                f"W&B refuses run {update.info.run_id}: {short(str(error), 300)}. Call `wandb "
-                f"login`, or write folders with --offline"
+                f"W&B refuses run {update.info.run_id} ({short(str(error), 300).rstrip(' .')}). "
+                f"Call `wandb login`, or write folders with --offline"
             ) from None
         if self._folder:
             self._replace_folder(update.info)

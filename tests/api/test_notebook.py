@@ -32,6 +32,17 @@ def test_the_notebook_is_committed_without_outputs():
     ]
 
 
+def test_the_notebook_works_in_the_folder_of_the_clone(tmp_path: Path, monkeypatch):
+    """Jupyter starts in the notebook's folder, where no runs are. Other folders stay."""
+    [cell] = [cell for cell in read().cells if cell.id == "folder"]
+    notebooks = tmp_path / "experiments" / "notebooks"
+    notebooks.mkdir(parents=True)
+    for start, wanted in ((notebooks, tmp_path), (tmp_path, tmp_path)):
+        monkeypatch.chdir(start)
+        exec(cell.source, {})
+        assert Path.cwd() == wanted
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_notebook_runs_in_a_kernel(tmp_path: Path, small_root: Path, monkeypatch):

@@ -55,7 +55,10 @@ def test_it_stops_after_patience(calm: Path):
     assert result["selected_step"] == best
     assert result["steps"] == max(curve) == best + 3 * 2 < STEPS
     assert result["stopped_early"] is True
-    assert "stopped early after step" in (calm / "logs/1-0.log").read_text()
+    log = (calm / "logs/1-0.log").read_text()
+    assert "stopped early after step" in log
+    for step, accuracy in curve.items():  # once: rank 0 prints it
+        assert log.count(f"step {step} of {STEPS}: val/digit/accuracy {accuracy:.4g}\n") == 1
     at_best = result["metrics"]["val/digit/accuracy"]
     assert at_best == curve[best]
 

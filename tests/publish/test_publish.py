@@ -14,6 +14,7 @@ from publish_study import NODE, SCORES, USER, make_study, write_runs
 from tables_study import complete, study
 from use_study import STEP
 
+import furnace_hpc
 from furnace_hpc.cli import run_command
 from furnace_hpc.commands.publish import main
 from furnace_hpc.config.errors import ConfigError
@@ -121,6 +122,7 @@ def test_the_card_is_read_by_the_hub_client(published: Path):
         f"fingerprint `{config['data']['fingerprint']}`",
         "| variant |",
         "Of 2 rows, full has the best mean val/digit/accuracy. Of its 2 finished runs",
+        f"pip install furnace_hpc-{furnace_hpc.__version__}-py3-none-any.whl",
         "furnace predict --model . --text",
         "## Limits",
         "sha256sum -c SHA256SUMS",

@@ -188,6 +188,24 @@ def test_json(folder):
     assert json.loads(as_json(read_facts(first), read_facts(first), []))["is_equal"] is True
 
 
+def test_metrics_have_six_digits(folder):
+    """Two numbers that would look equal have all their digits."""
+    facts = read_facts(finish(specs()[0], folder))
+    pairs = {
+        "a": (0.67475112777369, 0.7836517318560811),
+        "b": (0.12345678, 0.12345679),
+        "c": (7, 9),
+    }
+    found = [Difference(Section.METRICS, key, *pair) for key, pair in pairs.items()]
+    assert plain(facts, facts, found)[-4:-1] == [
+        "metrics: a: 0.674751 | 0.783652 (+0.1089)",
+        "metrics: b: 0.12345678 | 0.12345679 (+1e-08)",
+        "metrics: c: 7 | 9 (+2)",
+    ]
+    exact = json.loads(as_json(facts, facts, found))["differences"][0]
+    assert (exact["left"], exact["right"]) == pairs["a"]
+
+
 def test_nothing_is_cut_at_80_columns(folder):
     """Long keys and values are folded: each character is on the screen."""
     from rich.console import Console

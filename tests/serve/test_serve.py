@@ -235,7 +235,7 @@ def test_refusals_before_the_start(tmp_path: Path, capsys: Any, monkeypatch: Any
     assert "is not an exported model" in refused(capsys, "--model", tmp_path, "--port", 0)
     monkeypatch.setattr(server, "find_spec", lambda name: None)
     problem = refused(capsys, "--model", tmp_path)
-    assert "needs starlette and uvicorn and python-multipart. Run pip install" in problem
+    assert "not installed: starlette, uvicorn, python-multipart. Run pip install" in problem
 
 
 def test_names_of_an_open_server():

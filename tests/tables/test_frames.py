@@ -1,6 +1,7 @@
 """`furnace_hpc.results`: frames and the table in a notebook."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -63,6 +64,9 @@ def test_a_notebook_shows_the_table(results):
     assert "4 of 5" in page
     assert "missing: base-s0" in page
     assert "<strong>" in page
+    numbers = re.findall(r"<td ([^>]*)>[^<]* \[", page)  # differences with intervals
+    assert numbers
+    assert all("white-space:nowrap" in style for style in numbers)
     shown, _, folded = page.partition("<details><summary>How to read this table</summary>")
     assert "n = 4 to 5 seeds" in shown
     assert "Measured at" not in shown

@@ -14,6 +14,7 @@ from furnace_hpc.config.grids.grid import Grid
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.output.figures import draw_figures
+from furnace_hpc.tables.output.page.profiles_section import round_numbers
 from furnace_hpc.tables.output.profiles import profile_panels, profile_sentences
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.statistics.profiles import profile
@@ -131,6 +132,23 @@ def test_report_and_figures_have_the_profiles(tmp_path):
         corners = [tuple(map(float, corner.split(","))) for corner in points.split()]
         assert all(0 <= x <= 330 and 0 <= y <= 210 for x, y in corners)
     assert {"profiles.svg", "profiles.png"} <= draw_figures(ablation).keys()
+    marks = re.findall(r'text-anchor="middle">([^<]+)<', section.partition("</svg>")[0])
+    assert 2 <= len(marks) <= 5
+    assert marks == sorted(marks)
+    assert all(float(mark) * 10 % 5 == 0 for mark in marks)  # such as 79, 79.5 and 80
     few = table(tmp_path / "b", seeds=3)
     assert "profiles-title" not in to_html(few)
     assert "profiles.svg" not in draw_figures(few)
+
+
+@pytest.mark.parametrize(
+    ("limits", "wanted"),
+    [
+        ((37.3, 81.0), [40, 50, 60, 70, 80]),
+        ((0.12, 0.31), [0.15, 0.2, 0.25, 0.3]),
+        ((-3.0, 1.0), [-3, -2, -1, 0, 1]),
+        ((99.95, 100.05), [99.96, 99.98, 100, 100.02, 100.04]),
+    ],
+)
+def test_axes_have_round_numbers(limits, wanted):
+    assert round_numbers(*limits) == wanted

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tables_study import complete, finish, study
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.modality_subsets import consistency_blocks, modality_matrix
-from furnace_hpc.tables.output.figures import draw_figures
+from furnace_hpc.tables.output.figures import _consistency_figure, draw_figures
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.output.results import write_results
 from furnace_hpc.tables.table import Ablation
@@ -240,6 +241,17 @@ def test_matrices_of_subsets_and_consistency(folder, tmp_path):
     plain = complete(tmp_path)
     assert (modality_matrix(plain), consistency_blocks(plain)) == (None, [])
     assert "Subsets of the modalities" not in to_html(plain)
+
+
+def test_heat_maps_have_names_and_digits_of_the_report(folder):
+    """Small cosines and recalls are not all 0.00, and -0.0004 is no negative zero."""
+    (block,) = consistency_blocks(table(folder))
+    means = ((0.0014, -0.0004, 0.9645), *block.means[1:])
+    block = replace(block, means=means, columns=("text+image", "auc", "gap"))
+    figure = _consistency_figure([block], [0, 1])
+    [axes] = figure.axes
+    assert [label.get_text() for label in axes.texts][:3] == ["0.001", "0.000", "0.965"]
+    assert axes.get_xticklabels()[0].get_text() == "text +\nimage"
 
 
 @pytest.mark.slow

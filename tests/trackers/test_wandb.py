@@ -1,15 +1,18 @@
 """Offline folders of W&B, read back with the messages of its own library."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import wandb_files
 from tracked_study import make_runs
 from tracker_views import WandbView, curves, wanted
 
+from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.trackers.mirror import mirror
+from furnace_hpc.trackers.wandb import Wandb
 
-pytest.importorskip("wandb", reason="needs the package wandb")
+wandb = pytest.importorskip("wandb", reason="needs the package wandb")
 
 
 @pytest.mark.slow
@@ -46,3 +49,20 @@ def test_an_offline_folder_holds_the_whole_run(tmp_path):
     final = wandb_files.summary(file)
     assert final["final/test/digit/loss"] == 0.5
     assert final["cost/gpu_hours"] > 0
+
+
+def test_a_refusal_has_one_sentence_of_wandb(tmp_path, monkeypatch):
+    """W&B's text ends with a full stop, and ours goes on."""
+    tracker = Wandb("study", None, tmp_path, None)
+
+    def refuse(update):
+        raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setattr(tracker, "_log", refuse)
+    update = SimpleNamespace(info=SimpleNamespace(run_id="base-s0-01234567"))
+    with pytest.raises(ConfigError) as caught:
+        tracker.send(update, {})
+    assert str(caught.value) == (
+        "W&B refuses run base-s0-01234567 (No API key configured. Use `wandb login` to log in). "
+        "Call `wandb login`, or write folders with --offline"
+    )

@@ -93,10 +93,10 @@ def as_json(left: RunFacts, right: RunFacts, found: list[Difference]) -> str:
 
 
 def plain(left: RunFacts, right: RunFacts, found: list[Difference]) -> list[str]:
-    """The lines for a file or a pipe: one difference each, with both values in full."""
+    """The lines for a file or a pipe: one difference each, with both values."""
     lines = _head(left, right)
     for one in found:
-        line = f"{one.section}: {printable(one.key)}: {shown(one.left)} | {shown(one.right)}"
+        line = f"{one.section}: {printable(one.key)}: {' | '.join(_sides(one))}"
         lines.append(line + _change(one, " ({})"))
     return [*lines, summary(found)]
 
@@ -117,7 +117,7 @@ def picture(left: RunFacts, right: RunFacts, found: list[Difference]) -> Iterato
         for title in (section, "left", "right", *["change"] * has_change):
             table.add_column(title, overflow="fold")
         for one in chosen:
-            cells = [printable(one.key), shown(one.left), shown(one.right)]
+            cells = [printable(one.key), *_sides(one)]
             cells += [_change(one, "{}")] * has_change
             table.add_row(*map(Text, cells))
         yield table
@@ -153,6 +153,16 @@ def shown(value: Any) -> str:
     if isinstance(value, str):
         return printable(value) or '""'
     return printable(json.dumps(_without_nan(value), ensure_ascii=False))
+
+
+def _sides(one: Difference) -> list[str]:
+    """Both values. Metrics have six digits, or all digits if they would look equal."""
+    values = (one.left, one.right)
+    if one.change is not None:
+        texts = [f"{value:.6g}" if isinstance(value, float) else shown(value) for value in values]
+        if texts[0] != texts[1]:
+            return texts
+    return list(map(shown, values))
 
 
 def _change(one: Difference, form: str) -> str:

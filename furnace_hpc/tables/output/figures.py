@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from furnace_hpc.tables.large.drawn import drawn_rows, drawn_sentence, drawn_table
-from furnace_hpc.tables.metric import scale_of
+from furnace_hpc.tables.metric import CONSISTENCY, scale_of
 from furnace_hpc.tables.modality_subsets import Matrix, consistency_blocks, modality_matrix
 from furnace_hpc.tables.output.cells import all_headings
 from furnace_hpc.tables.output.escape import one_line
@@ -175,7 +175,7 @@ def _consistency_figure(blocks: Sequence[Matrix], numbers: Sequence[int]) -> "Fi
     height_in = (1.3 + 0.25 * len(numbers)) * len(blocks)
     figure, parts = _sheet(height_in, len(blocks), stacked=True)
     for axes, block in zip(parts, blocks, strict=True):
-        _draw_heat(axes, block, numbers, f"consistency of {block.title}", "{:.2f}".format)
+        _draw_heat(axes, block, numbers, f"consistency of {block.title}", CONSISTENCY.show)
     return figure
 
 
@@ -347,7 +347,7 @@ def _draw_heat(
             if value is not None:
                 text = show(value)
             axes.text(column, at, text, ha="center", va="center", fontsize=7)
-    columns = [one_line(name).replace("_", " ").replace("+", "+ ") for name in matrix.columns]
+    columns = [one_line(name).replace("_", " ").replace("+", " + ") for name in matrix.columns]
     names = [textwrap.fill(name, 11) for name in columns]
     axes.set_xticks(range(len(names)), names, fontsize=7)
     axes.set_yticks(range(len(numbers)), [one_line(matrix.rows[number]) for number in numbers])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from furnace_hpc.tables import metric
 from furnace_hpc.tables.large.drawn import drawn_rows, drawn_sentence, is_long
 from furnace_hpc.tables.metric import Scale, scale_of
 from furnace_hpc.tables.modality_subsets import Matrix, consistency_blocks, modality_matrix
@@ -36,8 +37,8 @@ def consistency(ablation: Ablation) -> Iterator[str]:
     """A section for each pair of modalities, if results have them."""
     for matrix in consistency_blocks(ablation):
         about = CONSISTENCY.format(pair=matrix.title, colors=_colors(ablation))
-        title, scale = f"Consistency of {matrix.title}", Scale(1, 3, "", "")
-        yield _section(title, about, matrix, scale, _numbers(ablation))
+        title = f"Consistency of {matrix.title}"
+        yield _section(title, about, matrix, metric.CONSISTENCY, _numbers(ablation))
 
 
 def _numbers(ablation: Ablation) -> Sequence[int]:

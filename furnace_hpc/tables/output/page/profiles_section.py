@@ -1,5 +1,6 @@
 """The section of the report with performance profiles, as pictures that need no script."""
 
+import math
 from collections.abc import Iterator
 
 from furnace_hpc.tables.large.drawn import drawn_sentence, drawn_table
@@ -12,7 +13,7 @@ WIDTH, HEIGHT = 330, 210
 LEFT, RIGHT, TOP, BOTTOM = 34, 12, 40, 26
 COLORS = ("var(--c0)", "var(--c1)")  # of the reference and of the row
 DASHES = ("5 3", "")
-NUM_TICKS = 3
+MAX_TICKS = 5
 
 
 def profiles_section(ablation: Ablation) -> Iterator[str]:
@@ -62,13 +63,21 @@ def _axes(found: Panels, scale: Scale) -> Iterator[str]:
             f"{share:g}</text>"
         )
     low, high = found.limits
-    precise = scale.for_deviation((high - low) / 10, high)
-    for number in range(NUM_TICKS):
-        value = low + (high - low) * (number + 0.5) / NUM_TICKS
+    for shown in round_numbers(scale.factor * low, scale.factor * high):
         yield (
-            f'<text x="{_x_of(value, found):.1f}" y="{HEIGHT - 8}" text-anchor="middle">'
-            f"{html(precise.show(value))}</text>"
+            f'<text x="{_x_of(shown / scale.factor, found):.1f}" y="{HEIGHT - 8}" '
+            f'text-anchor="middle">{html(f"{shown:g}")}</text>'
         )
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """Two to five multiples of 1, 2 or 5 times a power of ten in a range, for an axis."""
+    power = 10.0 ** math.floor(math.log10(high - low)) / 10
+    for step in (2 * power, 5 * power, 10 * power, 20 * power):
+        first, last = math.ceil(low / step), math.floor(high / step)
+        if last - first < MAX_TICKS:
+            break
+    return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
 
 
 def _curve(line: Line, found: Panels, color: str, dash: str) -> Iterator[str]:
