@@ -33,7 +33,7 @@ def main() -> None:
     """Train 35 runs and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for data and runs; kept")
-    parser.add_argument("--speech", default="auto", help="auto, espeak or bank")
+    parser.add_argument("--speech", default="bank", help="bank or espeak")
     options = parser.parse_args()
     record.begin()
     options.work.mkdir(parents=True, exist_ok=True)

@@ -157,7 +157,7 @@ def tridigits(
     occlusion: Occlusion = None,
     two_clues: TwoClues = None,
     false_clue: FalseClue = None,
-    speech: Annotated[str | None, typer.Option(help="auto (default), espeak or bank.")] = None,
+    speech: Annotated[str | None, typer.Option(help="bank (default) or espeak.")] = None,
     samples: Samples = None,
     workers: Workers = None,
     force: Force = False,
@@ -257,7 +257,7 @@ def avmnist(
         int, typer.Option(min=1, max=784, help="With --make: principal components of images.")
     ] = 4,
     snr_db: Annotated[float, typer.Option(help="With --make: speech over noise, in dB.")] = 0.0,
-    speech: Annotated[str, typer.Option(help="With --make: auto, espeak or bank.")] = "auto",
+    speech: Annotated[str, typer.Option(help="With --make: bank or espeak.")] = "bank",
     seed: Annotated[
         int,
         typer.Option(
@@ -272,10 +272,10 @@ def avmnist(
     """Images and speech of digits: MultiBench's npy files, or made here."""
     from furnace_hpc.data.sets.avmnist import plan_avmnist
     from furnace_hpc.data.sets.avmnist_synthesis import MakeKnobs, is_made, make_avmnist
-    from furnace_hpc.data.sets.tridigits.speech import find_source
+    from furnace_hpc.data.sets.tridigits.speech import check_source
 
     if make:
-        chosen = find_source(choice("--speech", speech, ("auto", "espeak", "bank")))
+        chosen = check_source(choice("--speech", speech, ("bank", "espeak")))
         knobs = MakeKnobs(seed, components, snr_db, chosen)
         if not is_made(source, knobs):
             with progress_bar() as report:

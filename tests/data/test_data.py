@@ -1,5 +1,6 @@
 """Columns, preprocessing and speech."""
 
+import hashlib
 import os
 import resource
 import subprocess
@@ -14,11 +15,12 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import Manifest
 from furnace_hpc.data.columns import open_columns, write_columns
 from furnace_hpc.data.decode.features import channel_statistics, mfcc, num_frames, to_uint8
+from furnace_hpc.data.sets.tridigits import speech
 from furnace_hpc.data.sets.tridigits.speech import (
     ACCENTS,
     VOICES,
     SpeechRequest,
-    find_source,
+    check_source,
     read_bank,
     synthesise,
 )
@@ -238,8 +240,20 @@ def test_espeak_and_bank_have_the_same_format():
     assert (first.voice, first.accent, first.digit) == (banked.voice, banked.accent, banked.digit)
     assert first.waveform.dtype == banked.waveform.dtype == np.float32
     assert 3_000 < len(first.waveform) <= 20_000
-    assert find_source("auto") == "espeak"
-    assert find_source("bank") == "bank"
+
+
+def test_espeak_is_an_error_if_it_is_missing(monkeypatch):
+    assert check_source("bank") == "bank"
+    monkeypatch.setattr(speech, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"espeakng_loader is not installed: install furnace"):
+        check_source("espeak")
+    assert check_source("bank") == "bank"
+
+
+def test_the_bank_has_the_recorded_bytes():
+    """The same bytes came with glibc 2.36 and Python 3.11, and with glibc 2.43 and Python 3.14."""
+    digest = hashlib.sha256(b"".join(u.waveform.tobytes() for u in read_bank())).hexdigest()
+    assert digest == "321645554da500c0b4ca53132a2378ddc583f463b7948f3a4dbcbea35150673b"
 
 
 def test_a_slow_voice_fits_into_the_window():

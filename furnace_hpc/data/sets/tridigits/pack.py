@@ -51,8 +51,8 @@ from furnace_hpc.data.sets.tridigits.speech import (
     SAMPLE_RATE,
     WINDOW_SAMPLES,
     Utterance,
+    check_source,
     espeak_version,
-    find_source,
     load_speech,
 )
 
@@ -84,7 +84,7 @@ def pack(knobs: TriDigitsKnobs, out: Path, report: Report, workers: int | None =
         ConfigError: espeak is chosen but missing, or `out` cannot be written.
     """
     check_replaceable(out)
-    source = find_source(knobs.speech)
+    source = check_source(knobs.speech)
     report("speech", 0, 1)
     utterances = load_speech(source, stream(knobs, SPEECH))
     report("speech", 1, 1)
@@ -162,10 +162,11 @@ def _dump(knobs: TriDigitsKnobs) -> dict[str, Any]:
 
 
 def _same_settings(manifest: Manifest, knobs: TriDigitsKnobs) -> bool:
-    """Return whether these settings make this pack. `auto` accepts both sources of speech."""
+    """Return whether these settings make this pack."""
     made = manifest.preprocessing
     old, new = dict(made.get("knobs", {})), _dump(knobs)
-    same_speech = new.pop("speech") in ("auto", made.get("speech_source"))
+    # the knobs of older packs may have `auto`
+    same_speech = new.pop("speech") == made.get("speech_source")
     old.pop("speech", None)
     return (
         manifest.dataset == "tridigits"

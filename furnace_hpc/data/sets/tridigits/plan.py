@@ -95,9 +95,10 @@ class TriDigitsKnobs(BaseModel):
     false_clue: float = Field(
         default=0.1, ge=0, le=1, description="probability that a clue is of a random digit"
     )
-    speech: Literal["auto", "espeak", "bank"] = Field(
-        default="auto",
-        description="source of speech. auto: espeak if it is installed, else the bank",
+    speech: Literal["bank", "espeak"] = Field(
+        default="bank",
+        description="source of speech. bank: shipped recordings of espeak, the same bytes on every "
+        "machine. espeak: new speech for each seed, whose bytes depend on the C library",
     )
 
     @model_validator(mode="before")

@@ -1,5 +1,7 @@
-"""Spoken digits, synthesised by espeak-ng (extra `demo`) or read from the shipped bank.
+"""Spoken digits, read from the shipped bank or synthesised by espeak-ng (extra `espeak`).
 
+The bank gives the same bytes on every machine. espeak's depend on the C library: those of glibc
+2.36 and 2.43 differ.
 `python -m furnace_hpc.data.sets.tridigits.speech --write-bank` makes the bank. It needs the extra.
 """
 
@@ -65,21 +67,18 @@ class Utterance:
     waveform: Wave
 
 
-def find_source(speech: Literal["auto", "espeak", "bank"]) -> Source:
-    """Return the source of speech. `auto` is espeak if it is installed.
+def check_source(source: Source) -> Source:
+    """Return the source of speech if it can be used.
 
     Raises:
         ConfigError: espeak is chosen but not installed.
     """
-    installed = find_spec("espeakng_loader") is not None
-    if speech == "espeak" and not installed:
+    if source == "espeak" and find_spec("espeakng_loader") is None:
         raise ConfigError(
             "speech is 'espeak' and the package espeakng_loader is not installed: "
-            "install furnace-hpc[demo], or choose the bank"
+            "install furnace-hpc[espeak], or choose the bank"
         )
-    if speech == "bank" or not installed:
-        return "bank"
-    return "espeak"
+    return source
 
 
 def load_speech(source: Source, seed: np.random.SeedSequence) -> list[Utterance]:
