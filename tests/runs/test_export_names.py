@@ -11,7 +11,7 @@ from furnace_hpc.launch.submission import write_submission
 from furnace_hpc.runs.folder import GridFolder
 
 
-def test_export_accepts_a_grid_and_the_beginning_of_a_run(tmp_path, monkeypatch):
+def test_export_accepts_the_beginning_of_a_run(tmp_path, monkeypatch):
     """Paths that exist stay as they are, and so does a single word."""
     write_submission(planned(tmp_path / "runs", grid()))
     run = finish(specs()[0], GridFolder(tmp_path / "runs" / "study"))
