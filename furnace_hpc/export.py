@@ -9,6 +9,8 @@ import typer
 
 from furnace_hpc.cli import run_command
 from furnace_hpc.config.errors import ConfigError
+from furnace_hpc.config.parsing.lookup import runs_root
+from furnace_hpc.runs.submitted import named_run
 
 if TYPE_CHECKING:
     from furnace_hpc.inference import Exported
@@ -33,10 +35,23 @@ Formats = Annotated[
 ]
 
 
+def folder_of(given: Path) -> Path:
+    """The folder of a run that is given by GRID/RUN. Paths that exist stay as they are.
+
+    Raises:
+        ConfigError: there is no such run, or the beginning of RUN fits several runs.
+    """
+    if given.exists() or given.parent == Path():
+        return given
+    return named_run(str(given), runs_root(None)).path
+
+
 def main(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN_DIR|CHECKPOINT", help="folder of a run or of a checkpoint"),
+        typer.Argument(
+            metavar="RUN_DIR|CHECKPOINT", help="folder of a run or of a checkpoint, or GRID/RUN"
+        ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="folder to create")],
     step: Annotated[
@@ -72,13 +87,14 @@ def main(
         raise ConfigError(
             f"{len(sources)} run folders match: {', '.join(map(str, sources))}. Give one of them"
         )
+    source = folder_of(sources[0])
     print("reading the checkpoint ...", flush=True)  # importing torch and DeepSpeed takes seconds
     # Unpickling imports DeepSpeed, which otherwise warns about a missing GPU.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from furnace_hpc.inference.export import export
 
     exported = export(
-        sources[0],
+        source,
         out,
         step,
         data_root or data_dir,

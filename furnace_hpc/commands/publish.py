@@ -110,7 +110,7 @@ def main(
     if push:
         print(f"uploaded to {upload(out, push, token, public)}")
         return
-    print(f"next: furnace predict --model {out} ..., or --push OWNER/NAME")
+    print(f"next: furnace predict --model {out} ..., or hf upload OWNER/NAME {out}")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def test_an_offline_folder_holds_the_whole_run(tmp_path):
 
 
 def test_a_refusal_has_one_sentence_of_wandb(tmp_path, monkeypatch):
-    """W&B's text ends with a full stop, and ours goes on."""
+    """The full stop at the end of W&B's text is left out."""
     tracker = Wandb("study", None, tmp_path, None)
 
     def refuse(update):
