@@ -21,7 +21,7 @@ from furnace_hpc.config.parsing.text_safety import find_secret
 from furnace_hpc.config.parsing.validation import validate
 from furnace_hpc.config.parsing.webhook_file import read_webhook
 from furnace_hpc.config.sections.container import Container
-from furnace_hpc.config.sections.resources import Resources, RunsPerNode
+from furnace_hpc.config.sections.resources import Resources, RunsPerGpu, RunsPerNode
 from furnace_hpc.config.train_config import TrainConfig
 
 
@@ -221,6 +221,11 @@ class ClusterProfile(Config):
         description="runs of one node that share it, as parts of one job. `auto`: gpus_per_node "
         "divided by the ranks of a run. In a local queue: runs at the same time [Slurm: 1; local: "
         "as many as fit]",
+    )
+    runs_per_gpu: RunsPerGpu | None = Field(
+        default=None,
+        description="runs of one rank that use one GPU at the same time, with MPS or time slicing. "
+        "Above 1, runs_per_node is `auto` by default [1]",
     )
 
     @model_validator(mode="after")

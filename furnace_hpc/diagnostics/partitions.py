@@ -7,7 +7,7 @@ from typing import NamedTuple
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.sections.resources import Resources
-from furnace_hpc.launch.planning.shared_nodes import runs_per_node
+from furnace_hpc.launch.planning.shared_nodes import runs_per_gpu, runs_per_node
 
 
 @dataclass(frozen=True)
@@ -119,19 +119,19 @@ class Need(NamedTuple):
         return self.amount <= self.of_node(kind)
 
 
-def runs_of_job(profile: ClusterProfile) -> int:
-    """Runs of a job, as in a submission. 1 if a node is too small for the profile's number."""
+def runs_of_job(profile: ClusterProfile) -> tuple[int, int]:
+    """Runs of a job and of a GPU, as in a submission. 1 if a node is too small for the number."""
     try:
-        return runs_per_node(profile, Resources())
+        return runs_per_node(profile, Resources()), runs_per_gpu(profile, Resources())
     except ConfigError:
-        return 1
+        return 1, 1
 
 
 def _needs(profile: ClusterProfile, gpu_type: str | None) -> list[Need]:
-    runs = runs_of_job(profile)
+    runs, per_gpu = runs_of_job(profile)
     ranks, gpus = profile.processes_per_node * runs, profile.gpus_per_node
     if gpus is None:
-        gpus = ranks
+        gpus = -(-ranks // per_gpu)
     if not profile.gpu_flag:
         gpus = 0
     cpus = (profile.cpus_per_task or 0) * ranks

@@ -4,7 +4,7 @@
 attempt's record.
 """
 
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional, Union
 
 
 class AttemptSpec(NamedTuple):
@@ -15,7 +15,7 @@ class AttemptSpec(NamedTuple):
     nodes: Optional[int] = None
     processes_per_node: Optional[int] = None
     world_size: Optional[int] = None
-    gpus: int = 0  # of all nodes
+    gpus: Union[int, float] = 0  # of all nodes; below 1: its part of a GPU that runs share
     signal_delay_s: Optional[float] = None  # from the stop signal to the time limit
     time_limit_s: Optional[float] = None  # None outside Slurm
     attempts_before: int = 0  # newest attempt of the same run by older code
@@ -28,6 +28,8 @@ class AttemptSpec(NamedTuple):
     partition: Optional[str] = None  # that the job asks for
     stop_after_steps: Optional[int] = None  # of a canary, which saves and stops then
     runs_per_node: int = 1  # of its job
+    runs_per_gpu: int = 1  # that use a GPU at the same time
+    gpu_sharing: str = ""  # how runs share GPUs, and why not with MPS
     # key of the config -> hash of the weights that it names, when the attempt was planned
     weights_fingerprints: Dict[str, str] = {}
 

@@ -32,6 +32,7 @@ from furnace_hpc.host.container import start
 from furnace_hpc.host.json_lines import find_in_order, read_json_lines
 from furnace_hpc.host.local_python.unpack import with_local_python
 from furnace_hpc.host.regular_file import open_regular
+from furnace_hpc.host.shared_node.part import keep_to_part
 from furnace_hpc.host.steps import guard
 
 EXIT_DONE_ALREADY = 3
@@ -93,9 +94,11 @@ def launch(command: List[str]) -> None:
     """Replace this process by `command`, with the stop signals blocked.
 
     A signal during start-up stays pending until the training's handlers unblock it. Else it would
-    kill the rank. If the profile stages Python, it is started from this node's own disk.
+    kill the rank. If the profile stages Python, it is started from this node's own disk. A rank of
+    a run that shares its GPU keeps to its GPU and its cores.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, lifecycle.STOP_SIGNALS)
+    keep_to_part(os.environ)
     command = with_local_python(command, os.environ)
     os.execvp(command[0], command)
 

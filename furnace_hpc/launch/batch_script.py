@@ -64,10 +64,9 @@ def array_parameters(
             constraint=profile.constraint,
             exclude=",".join(exclude) or None,
         ),
-        **_cpus_and_memory(profile),
+        **_tasks_and_memory(profile, shape),
         **_gpus(profile, shape),
         "nodes": shape.nodes,
-        "ntasks_per_node": _ranks_per_node(shape),
         "use_srun": not shared,  # on a shared node, each run has its own
         "signal_delay_s": profile.signal_delay_s,
         # one file per node: the last --output counts, and submitit's is one per rank
@@ -153,8 +152,7 @@ def sbatch_flags(profile: ClusterProfile, shape: Shape) -> list[str]:
             wckey=profile.wckey,
         ),
         "nodes": shape.nodes,
-        "ntasks_per_node": _ranks_per_node(shape),
-        **_cpus_and_memory(profile),
+        **_tasks_and_memory(profile, shape),
         **_gpus(profile, shape),
         "time": shape.timeout_min,
         "signal": f"USR2@{profile.signal_delay_s}",
@@ -218,23 +216,24 @@ def _optional(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _cpus_and_memory(profile: ClusterProfile) -> dict[str, Any]:
+def _tasks_and_memory(profile: ClusterProfile, shape: Shape) -> dict[str, Any]:
+    """Return the tasks of a node: its ranks. --gpus-per-task needs a task for each GPU."""
     memory = f"{profile.mem_gb}GB" if profile.mem_gb is not None else None
-    return _optional(cpus_per_task=profile.cpus_per_task, mem=memory)
-
-
-def _ranks_per_node(shape: Shape) -> int:
-    return shape.processes_per_node * shape.runs_per_node
+    tasks, cpus = shape.ranks_per_node, profile.cpus_per_task
+    if profile.gpu_flag == "gpus_per_task" and shape.runs_per_gpu > 1:
+        tasks = shape.gpus_in_use
+        cpus = (cpus or 1) * shape.runs_per_gpu
+    return {"ntasks_per_node": tasks, **_optional(cpus_per_task=cpus, mem=memory)}
 
 
 def _gpus(profile: ClusterProfile, shape: Shape) -> dict[str, Any]:
-    count, per_node = profile.gpus_per_node, _ranks_per_node(shape)
+    count = profile.gpus_per_node
     if count is None:
-        count = per_node
+        count = shape.gpus_in_use
     if profile.gpu_flag is None or count == 0:
         return {}
     if profile.gpu_flag == "gpus_per_task":
-        count = max(1, count // per_node)
+        count = max(1, count // shape.gpus_in_use)
     wanted = f"{profile.gpu_type}:{count}" if profile.gpu_type else str(count)
     if profile.gpu_flag == "gres":
         return {"gres": f"gpu:{wanted}"}

@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +17,18 @@ from pathlib import Path
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host import lifecycle
 from furnace_hpc.host.portable import ENVIRONMENT as PORTABLE
+from furnace_hpc.host.shared_node.part import RUNS
+from furnace_hpc.host.shared_node.sharing import (
+    MPS,
+    PIPE,
+    TIME_SLICING,
+    are_exclusive,
+    list_cards,
+)
 from furnace_hpc.launch.local_progress import QueueProgress
 from furnace_hpc.launch.local_ranks.jobs import Job, RankStarter, Task, rank_environment
 from furnace_hpc.launch.planning.plan import Plan, PlannedRun
-from furnace_hpc.launch.planning.shared_nodes import local_width
+from furnace_hpc.launch.planning.shared_nodes import local_runs_per_gpu, local_width
 from furnace_hpc.launch.submission import write_submission
 from furnace_hpc.runs.journal import Submission
 from furnace_hpc.runs.trust import check_place, check_trusted
@@ -49,6 +57,21 @@ class Slots:
     def gpus_of(self, slot: int) -> tuple[int, ...]:
         """Return the GPUs of one slot."""
         return self.gpus[slot] if self.gpus else ()
+
+    def sharing(self, slots: Collection[int], gpus: tuple[int, ...]) -> int:
+        """Return how many of these slots have these GPUs."""
+        return sum(self.gpus_of(slot) == gpus for slot in slots)
+
+    def cost_of(self, slot: int) -> int | float:
+        """Return the number of GPUs of a slot: below 1 if it shares its GPU."""
+        gpus = self.gpus_of(slot)
+        runs = self.sharing(range(self.width), gpus) if gpus else 1
+        return len(gpus) / runs if runs > 1 else len(gpus)
+
+    def best(self, free: Collection[int]) -> int:
+        """Return a free slot: one whose GPU has the fewest runs."""
+        busy = set(range(self.width)).difference(free)
+        return min(free, key=lambda slot: (self.sharing(busy, self.gpus_of(slot)), slot))
 
 
 @dataclass
@@ -92,7 +115,9 @@ class Queue:
                 return False
             free = set(range(self._slots.width)) - {running.slot for running in self._running}
             while free and self._waiting:
-                self._start(self._waiting.popleft(), free.pop())
+                slot = self._slots.best(free)
+                free.remove(slot)
+                self._start(self._waiting.popleft(), slot)
             self._poll()
         return True
 
@@ -111,7 +136,7 @@ class Queue:
         if run.spec.config.portable:
             gpus = ()
         try:
-            attempt = self._begin(run, gpus)
+            attempt = self._begin(run, self._slots.cost_of(slot) if gpus else 0)
         except lifecycle.Busy as busy:
             self._progress.print(f"{run.folder.run_id}: left alone, {busy}")
             return
@@ -128,15 +153,18 @@ class Queue:
                 lifecycle.transfer_lease(str(run.folder.path), attempt, pid)
                 self._submission.note("started", run_id=run.folder.run_id, attempt=attempt, pid=pid)
 
-    def _begin(self, run: PlannedRun, gpus: tuple[int, ...]) -> int:
+    def _begin(self, run: PlannedRun, gpus: int | float) -> int:
         lifecycle.write_spec(str(run.folder.path), run.spec.model_dump_json())
-        spec = run.attempt._replace(gpus=len(gpus))
+        how = MPS if PIPE in os.environ else f"{TIME_SLICING}: the local queue starts no MPS"
+        sharing = how if 0 < gpus < 1 else ""
+        spec = run.attempt._replace(gpus=gpus, gpu_sharing=sharing)
         record = spec.record(job_id=None, submission=str(self._submission.path))
         return lifecycle.begin(str(run.folder.path), record)
 
     def _start_ranks(self, run: PlannedRun, attempt: int, code: Path, gpus: tuple[int, ...]) -> Job:
         shared = rank_environment(code, self._slots.num_threads)
         shared["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+        shared[RUNS] = str(self._slots.sharing(range(self._slots.width), gpus) if gpus else 1)
         if run.spec.config.portable:
             shared |= PORTABLE
         own = {
@@ -195,17 +223,50 @@ def submit_plan(plan: Plan, starts: Callable[[Submission, Plan], object] = lambd
     """
     submission = write_submission(plan)
     on_gpus = not all(run.spec.config.portable for run in plan.to_do)
-    slots = find_slots(max((run.world_size for run in plan.to_do), default=1), on_gpus)
-    slots = slots.limited(local_width(plan))
+    world_size = max((run.world_size for run in plan.to_do), default=1)
+    slots = find_slots(world_size, on_gpus, local_runs_per_gpu(plan)).limited(local_width(plan))
+    if is_exclusive := _are_shared(slots) and _are_exclusive(slots):
+        slots = find_slots(world_size, on_gpus).limited(local_width(plan))
     starts(submission, plan)
     with QueueProgress(plan, slots.width, "GPU" if slots.gpus else "CPU") as progress:
+        if line := describe_sharing(plan, slots, is_exclusive):
+            progress.print(line)
         return Queue(plan, submission, slots, progress).work()
 
 
-def find_slots(world_size: int, on_gpus: bool = True) -> Slots:
+def describe_sharing(plan: Plan, slots: Slots, is_exclusive: bool) -> str:
+    """Describe how runs share GPUs. Empty if no run asks for it."""
+    if not any(run.attempt.runs_per_gpu > 1 for run in plan.to_do):
+        return ""
+    if is_exclusive:
+        return (
+            "runs_per_gpu has no effect: the GPUs' compute mode is Exclusive_Process. Start "
+            "nvidia-cuda-mps-control -d and set CUDA_MPS_PIPE_DIRECTORY, or choose another mode"
+        )
+    if not slots.gpus:
+        return "runs_per_gpu has no effect: runs use the CPU here"
+    if not _are_shared(slots):
+        return "runs_per_gpu has no effect: each run has GPUs of its own"
+    number = slots.sharing(range(slots.width), slots.gpus_of(0))
+    how = "the MPS of this environment" if PIPE in os.environ else "time slicing"
+    return f"up to {number} runs use one GPU at the same time, with {how}"
+
+
+def _are_shared(slots: Slots) -> bool:
+    return slots.cost_of(0) < len(slots.gpus_of(0))
+
+
+def _are_exclusive(slots: Slots) -> bool:
+    """Whether a GPU accepts one process only. MPS is one process for all runs."""
+    numbers = sorted({str(gpu) for gpus in slots.gpus for gpu in gpus})
+    return PIPE not in os.environ and are_exclusive(list_cards(numbers))
+
+
+def find_slots(world_size: int, on_gpus: bool = True, runs_per_gpu: int = 1) -> Slots:
     """Return this machine's slots for runs of `world_size` processes: GPUs if enough, else cores.
 
-    Portable runs use no GPU: `on_gpus` is false if all runs are portable.
+    Portable runs use no GPU: `on_gpus` is false if all runs are portable. Each GPU has
+    `runs_per_gpu` slots, and the first slots have different GPUs.
 
     Raises:
         ConfigError: CUDA_VISIBLE_DEVICES has no numbers.
@@ -213,8 +274,8 @@ def find_slots(world_size: int, on_gpus: bool = True) -> Slots:
     gpus = _visible_gpus() if on_gpus else []
     width = len(gpus) // world_size
     if width:
-        parts = (gpus[i * world_size : (i + 1) * world_size] for i in range(width))
-        return Slots(width, GPU_RUN_THREADS, tuple(map(tuple, parts)))
+        parts = [tuple(gpus[i * world_size : (i + 1) * world_size]) for i in range(width)]
+        return Slots(width * runs_per_gpu, GPU_RUN_THREADS, tuple(parts * runs_per_gpu))
     cores = len(os.sched_getaffinity(0))
     # One thread per process everywhere: their number changes the last bits of a result, and a run
     # may resume on another machine.

@@ -61,7 +61,7 @@ def note_shared_cores(shapes: Iterable[Shape], profile: ClusterProfile) -> None:
     for shape in shapes:
         cpus = (profile.cpus_per_task or 1) * shape.processes_per_node
         has_own = WHOLE_CORES & set(shape.sbatch) or "cpus-per-gpu" in dict(shape.sbatch)
-        if shape.runs_per_node == 1 or has_own or not client.has_slurm():
+        if shape.runs_per_node == 1 or shape.runs_per_gpu > 1 or has_own or not client.has_slurm():
             continue
         partition = shape.partition or profile.partition
         if partition not in threads:

@@ -149,6 +149,19 @@ def test_gpu_of_the_local_rank(gpus):
     assert chosen == expected
 
 
+def test_a_rank_that_shares_its_gpu_limits_its_memory(gpus, monkeypatch):
+    gpus(1)
+    limits = []
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda *given: limits.append(given)
+    )
+    choose_device(0)
+    assert limits == []
+    monkeypatch.setenv("FURNACE_RUNS_PER_GPU", "2")
+    device = choose_device(0)
+    assert limits == [(pytest.approx(0.475), device)]
+
+
 def test_only_visible_gpu(gpus):
     gpus(1)
     assert [choose_device(rank) for rank in range(3)] == [torch.device("cuda", 0)] * 3

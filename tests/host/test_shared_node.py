@@ -46,7 +46,7 @@ echo '{}' > "$FURNACE_RUN_DIR/result.json"
 class Element:
     """One array element of a submission with these rows, in this process."""
 
-    def __init__(self, place: Path, monkeypatch, names: list[str], places: int = 2) -> None:
+    def __init__(self, place: Path, monkeypatch, names: list[str], places: int = 2, **site) -> None:
         self.tools = place / "tools"
         self.tools.mkdir()
         stand_in(self.tools / "srun", SRUN)
@@ -59,9 +59,8 @@ class Element:
         monkeypatch.setattr(batch, "requeue", self.requeued.append)
         rows = {name: {"loss.alpha": 0.01 * number} for number, name in enumerate(names)}
         self.grid = grid(variants=rows, reference=names[0], seeds=[0])
-        profile = ClusterProfile(
-            name="c", executor="slurm", gpu_flag=None, runs_per_node=places, signal_delay_s=20
-        )
+        site = {"gpu_flag": None, "runs_per_node": places, "signal_delay_s": 20} | site
+        profile = ClusterProfile(name="c", executor="slurm", **site)
         self.plan = planned(place / "runs", self.grid, profile)
         self.folder, self.places = self.plan.folder, places
         self.submission = write_submission(self.plan)
@@ -325,7 +324,8 @@ def test_unusable_gpus_start_one_run(element, monkeypatch):
 
 def test_a_node_is_divided_into_equal_shares():
     job = {"SLURM_GPUS_ON_NODE": "4", "SLURM_MEM_PER_NODE": "4096", "CUDA_VISIBLE_DEVICES": "0,1"}
-    assert Share.of(2, job) == (2, ["--exact", "--nodes=1", "--gres=gpu:2", "--mem=2048M"], [], 0)
+    options = ["--exact", "--nodes=1", "--gres=gpu:2", "--mem=2048M"]
+    assert Share.of(2, job) == Share(2, options, [], 0)
     assert Share.of(4, job).options[2:] == ["--gres=gpu:1", "--mem=1024M"]
     # memory by core: the step takes that of its cores
     assert Share.of(4, {"SLURM_MEM_PER_CPU": "100"}).options == ["--exact", "--nodes=1"]

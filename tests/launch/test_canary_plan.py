@@ -202,7 +202,7 @@ def test_other_machines_measure_nothing():
     assert not kind.has_measured(attempt, there.model_copy(update={"cluster_name": "two"}))
     assert not kind.has_measured(attempt, ClusterProfile(name="local", executor="local"))
     others = ({"world_size": 4}, {"nodes": 1}, {"job_id": None}, {"partition": "cpu"})
-    for other in (*others, {"runs_per_node": 2}):
+    for other in (*others, {"runs_per_node": 2}, {"runs_per_gpu": 2}):
         assert not kind.has_measured(attempt.model_copy(update=other), there)
 
 

@@ -344,6 +344,8 @@ def test_the_spec_of_an_attempt(tmp_path):
         "partition": None,
         "stop_after_steps": None,
         "runs_per_node": 1,
+        "runs_per_gpu": 1,
+        "gpu_sharing": "",
         "weights_fingerprints": {},
     }
 

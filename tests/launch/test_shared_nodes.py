@@ -11,10 +11,18 @@ from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.sections.resources import Resources
 from furnace_hpc.launch.arrays import Limits, next_wave
 from furnace_hpc.launch.batch_script import sbatch_flags
-from furnace_hpc.launch.local_queue import Slots
+from furnace_hpc.launch.local_queue import Slots, describe_sharing, find_slots
 from furnace_hpc.launch.planning.node_exclusion import failing_nodes
 from furnace_hpc.launch.planning.plan import Shape
-from furnace_hpc.launch.planning.shared_nodes import local_width, runs_per_node, unshared
+from furnace_hpc.launch.planning.shared_nodes import (
+    gpus_of_run,
+    local_runs_per_gpu,
+    local_width,
+    on_own_gpus,
+    runs_per_gpu,
+    runs_per_node,
+    unshared,
+)
 from furnace_hpc.launch.shape_checks import note_shared_cores
 from furnace_hpc.launch.slurm_array import batch_text
 from furnace_hpc.runs.journal import Submission
@@ -56,6 +64,40 @@ def test_runs_of_a_node(changes, asked, number):
     assert runs_per_node(profile(**changes), Resources(**asked)) == number
 
 
+@pytest.mark.parametrize(
+    ("changes", "asked", "places", "per_gpu"),
+    [
+        ({"runs_per_node": None}, {"runs_per_gpu": 2}, 16, 2),
+        ({"runs_per_node": "auto", "runs_per_gpu": 3}, {}, 24, 3),
+        ({"runs_per_gpu": 3}, {"runs_per_gpu": 1}, 4, 1),
+        ({"runs_per_gpu": 3}, {}, 4, 1),  # enough GPUs for all
+        ({"runs_per_gpu": 3}, {"runs_per_node": 16}, 16, 2),
+        ({"runs_per_gpu": 3}, {"runs_per_node": 1}, 1, 1),
+        ({"runs_per_node": None, "gpus_per_node": None}, {"runs_per_gpu": 2}, 2, 2),
+        ({"gpus_per_node": None, "runs_per_gpu": 2}, {}, 4, 2),
+        # collectives of two runs could wait for each other
+        ({"runs_per_gpu": 2, "runs_per_node": "auto"}, {"processes_per_node": 2}, 4, 1),
+        ({"runs_per_gpu": 2, "runs_per_node": None}, {"nodes": 2}, 1, 1),
+        ({"runs_per_gpu": 2, "executor": "local"}, {}, 1, 2),
+    ],
+)
+def test_runs_of_a_gpu(changes, asked, places, per_gpu):
+    site, resources = profile(**changes), Resources(**asked)
+    assert (runs_per_node(site, resources), runs_per_gpu(site, resources)) == (places, per_gpu)
+
+
+def test_a_gpu_that_is_not_there_is_refused():
+    resources = Resources(runs_per_gpu=2)
+    with pytest.raises(ConfigError, match="runs_per_gpu 2 needs GPUs.*gpus_per_node 0 .*remove"):
+        runs_per_gpu(profile(gpus_per_node=0), resources)
+    none = {"gpus_per_node": None, "gpu_flag": None}
+    with pytest.raises(ConfigError, match="gpus_per_node None and gpu_flag null: set"):
+        runs_per_gpu(profile(**none), resources)
+    few = "runs_per_node 20 with 1 rank per run and runs_per_gpu 2 needs 10 GPUs.*at most 16"
+    with pytest.raises(ConfigError, match=few):
+        runs_per_node(profile(runs_per_node=20), resources)
+
+
 def test_a_node_with_too_few_gpus_is_refused():
     wanted = "runs_per_node 4 with 4 ranks per run needs 16 GPUs, and cluster 'big' has "
     with pytest.raises(ConfigError, match=f"{wanted}gpus_per_node 8: use at most 2"):
@@ -73,6 +115,30 @@ def test_a_run_is_billed_its_share(tmp_path):
     assert plan.node_hours == 1.0
     alone = planned(tmp_path, grid(), profile(runs_per_node=1))
     assert (alone.gpu_hours[0], alone.node_hours) == (32.0, 4.0)
+
+
+def test_a_run_is_billed_its_part_of_a_gpu(tmp_path):
+    """Three runs on two GPUs pay for both."""
+    two = {"gpus_per_node": 2, "runs_per_gpu": 2}
+    plan = planned(tmp_path, grid(), profile(**two))
+    assert {(run.attempt.gpus, run.attempt.runs_per_gpu) for run in plan.runs} == {(0.5, 2)}
+    assert (plan.gpu_hours[0], plan.node_hours) == (2.0, 1.0)
+    [shape] = plan.shapes
+    assert str(shape.describe(4)).startswith("4 runs in 1 job of 4, 2 per GPU, each 1 node x 1")
+    [alone] = planned(tmp_path, grid(), profile(**two, runs_per_node=2)).shapes
+    assert gpus_of_run(profile(**two), alone) == 1
+    assert "per GPU" not in alone.describe(4)
+    three = profile(**two, runs_per_node=3)
+    [shape] = planned(tmp_path, grid(), three).shapes
+    assert gpus_of_run(three, shape) == pytest.approx(2 / 3)
+    assert Shape.read(list(shape)) == shape
+    assert Shape.read(list(shape)[:6]).runs_per_gpu == 1  # a row of an older version
+
+
+def test_runs_of_several_ranks_share_no_gpu(tmp_path):
+    plan = planned(tmp_path, grid(), profile(runs_per_gpu=2, processes_per_node=2))
+    assert on_own_gpus(plan) == "runs_per_gpu does not apply to 4 runs of more than one rank"
+    assert on_own_gpus(planned(tmp_path, grid(), profile(runs_per_gpu=2))) == ""
 
 
 def test_runs_of_several_nodes_are_named(tmp_path):
@@ -154,6 +220,51 @@ def test_the_job_asks_for_the_gpus_of_all_runs(tmp_path, flag, name, value):
     [array] = next_wave(plan.shapes, Limits())
     script = batch_text(plan, array, tmp_path / "study/submissions/1")
     assert f"#SBATCH --{name}={value}" in script.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("flag", "lines"),
+    [
+        ("gres", ["--gres=gpu:a100:2", "--ntasks-per-node=4", "--cpus-per-task=4"]),
+        ("gpus_per_task", ["--gpus-per-task=a100:1", "--ntasks-per-node=2", "--cpus-per-task=8"]),
+    ],
+)
+def test_the_job_asks_for_shared_gpus_once(tmp_path, flag, lines):
+    """--gpus-per-task needs a task for each GPU. The cores are the same."""
+    site = profile(gpu_flag=flag, gpus_per_node=2, runs_per_gpu=2)
+    plan = planned(tmp_path, grid(), site, snapshot="abc")
+    [array] = next_wave(plan.shapes, Limits())
+    script = batch_text(plan, array, tmp_path / "study/submissions/1")
+    assert {f"#SBATCH {line}" for line in lines} <= set(script.splitlines())
+    [shape] = plan.shapes
+    assert set(lines) <= set(sbatch_flags(site, shape))
+
+
+def test_a_local_gpu_has_several_runs(tmp_path, monkeypatch):
+    """The first slots have different GPUs, and a free slot is on the least used one."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    slots = find_slots(1, runs_per_gpu=2)
+    assert slots.gpus == ((4,), (7,), (4,), (7,))
+    assert slots.width == 4
+    assert [slots.cost_of(slot) for slot in range(4)] == [0.5] * 4
+    assert slots.best({1, 2, 3}) == 1
+    assert slots.best({0, 1}) == 0
+    assert slots.best({0, 2, 3}) == 0
+    assert slots.best({0, 2}) == 0
+    three = slots.limited(3)
+    assert [three.cost_of(slot) for slot in range(3)] == [0.5, 1, 0.5]
+    assert [slots.limited(2).cost_of(slot) for slot in range(2)] == [1, 1]
+    here = profile(executor="local", gpus_per_node=None, runs_per_node=None, runs_per_gpu=2)
+    plan = planned(tmp_path, grid(), here)
+    assert local_runs_per_gpu(plan) == 2
+    both = "up to 2 runs use one GPU at the same time, with time slicing"
+    assert describe_sharing(plan, slots, False) == both
+    alone = describe_sharing(plan, slots.limited(2), False)
+    assert alone == "runs_per_gpu has no effect: each run has GPUs of its own"
+    cores = describe_sharing(plan, Slots(2, 1, ()), False)
+    assert cores == "runs_per_gpu has no effect: runs use the CPU here"
+    assert "compute mode is Exclusive_Process" in describe_sharing(plan, slots, True)
+    assert describe_sharing(planned(tmp_path, grid(), profile()), slots, False) == ""
 
 
 def test_the_local_queue_runs_as_many_at_a_time(tmp_path):

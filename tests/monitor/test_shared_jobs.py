@@ -1,14 +1,18 @@
 """The state of runs whose jobs they share, and the cancel of one of them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from login_study import begin, end, finish, specs
 from status_study import RUNS, answer, see, submit
 
+from furnace_hpc.host.budget_limits import gpu_hours
 from furnace_hpc.launch.follow_up import remaining_rows
 from furnace_hpc.launch.grids import cancel_grid
 from furnace_hpc.launch.planning.plan import Shape
+from furnace_hpc.monitor.forecast.progress import lines_below
+from furnace_hpc.monitor.grid_status import overview
 from furnace_hpc.monitor.job_cache import newest_jobs
 from furnace_hpc.monitor.run_status import StatusResolver
 from furnace_hpc.runs.folder import GridFolder
@@ -124,3 +128,21 @@ def test_hours_of_a_shared_node_count_once():
     assert sum(map(_ledger_hours, runs)) == 1.0
     runs = [Attempt(attempt=number, gpus=2, **facts) for number in range(4)]
     assert sum(map(_ledger_hours, runs)) == 8.0
+    runs = [Attempt(attempt=number, gpus=0.5, **facts) for number in range(4)]
+    assert sum(map(_ledger_hours, runs)) == 2.0
+    assert gpu_hours([run.model_dump() for run in runs], 0) == 2.0
+
+
+def test_status_names_how_runs_share_gpus(folder):
+    known = {"gpus": 0.5, "gpu_sharing": "time slicing: the node has no nvidia-cuda-mps-control"}
+    for row in range(2):
+        begin(specs()[row], folder, ELSEWHERE, job_id="5_0", **known)
+    lines = overview(folder)[0]
+    assert lines_below(folder, lines) == []
+    lines = [
+        replace(line, status=see(folder, answer(_5_0="RUNNING"), row))
+        for row, line in enumerate(lines)
+    ]
+    assert lines_below(folder, lines) == [
+        f"2 running runs with runs_per_gpu: {known['gpu_sharing']}"
+    ]

@@ -27,6 +27,7 @@ def _timeout_min(value: Any) -> Any:
 TimeoutMin = Annotated[int | Literal["auto"], BeforeValidator(_timeout_min)]
 
 RunsPerNode = Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]
+RunsPerGpu = Annotated[int, Field(ge=1, le=48)]  # clients of one GPU that MPS accepts
 
 
 class Resources(Config):
@@ -68,4 +69,8 @@ class Resources(Config):
     runs_per_node: RunsPerNode | None = Field(
         default=None,
         description="replaces the profile's runs_per_node: runs that share one node and one job",
+    )
+    runs_per_gpu: RunsPerGpu | None = Field(
+        default=None,
+        description="replaces the profile's runs_per_gpu: runs that use one GPU at the same time",
     )

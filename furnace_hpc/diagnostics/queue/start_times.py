@@ -55,8 +55,8 @@ class Option:
             profile.processes_per_node,
             self.minutes,
             profile.partition,
-            sbatch=merged(profile.sbatch),
-            runs_per_node=runs_of_job(profile),
+            merged(profile.sbatch),
+            *runs_of_job(profile),
         )
         lines = [f"#SBATCH {flag}" for flag in sbatch_flags(profile, shape)]
         return "\n".join(["#!/bin/sh", *lines, "true", ""])

@@ -11,6 +11,9 @@ import torch
 
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.host.gpu_check import EXIT_UNUSABLE, allocated_gpus
+from furnace_hpc.host.shared_node.part import RUNS
+
+FOR_CONTEXTS = 0.05  # part of a shared GPU's memory that torch's allocator does not count
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,18 @@ def choose_device(local_rank: int) -> torch.device:
     index = local_rank if count > 1 else 0
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
+    _limit_memory(device)
     return device
+
+
+def _limit_memory(device: torch.device) -> None:
+    """Keep a rank that shares its GPU to its part of the memory.
+
+    Otherwise `micro_batch_size: auto`, or torch's cache, could take what the other runs need.
+    """
+    runs = int(os.environ.get(RUNS) or 1)
+    if runs > 1:
+        torch.cuda.set_per_process_memory_fraction((1 - FOR_CONTEXTS) / runs, device)
 
 
 def find_placement_problems(placements: list[RankPlacement]) -> PlacementProblems:

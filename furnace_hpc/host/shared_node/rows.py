@@ -63,6 +63,12 @@ class Pool:
         self._others = [found[n] for n in numbers if n in found and n not in self._own]
         self._cancelled = _Cancelled(os.path.join(submission, "journal.jsonl"))
 
+    @property
+    def runs_per_gpu(self) -> int:
+        """The number of runs on one GPU. All rows of an array have the same."""
+        facts = [row["facts"] for row in (self._next + self._others)[:1]]
+        return int(facts[0].get("runs_per_gpu") or 1) if facts else 1
+
     def take_over(self) -> None:
         """Begin with the unfinished rows of other elements that this job started before."""
         before = [row for row in self._others if self._is_ours(row)]

@@ -22,9 +22,10 @@ if __name__ == "__main__":
     )
 
 from furnace_hpc.host import access, batch, gpu_check, lease, lifecycle
-from furnace_hpc.host.container.start import python_of_check
+from furnace_hpc.host.container import start
 from furnace_hpc.host.end_reasons import EARLY_S
 from furnace_hpc.host.shared_node.rows import Pool, rows_of_call
+from furnace_hpc.host.shared_node.sharing import Division, divide
 from furnace_hpc.host.shared_node.steps import (
     Share,
     Step,
@@ -56,6 +57,7 @@ class Job(NamedTuple):
     ranks: List[str]  # command of a rank
     started_unix_s: float
     end_unix_s: Optional[float]  # end of its time, if Slurm has named it
+    facts: Record = {}  # of each attempt, besides those of its row
 
 
 class Runner:
@@ -129,7 +131,8 @@ class Runner:
             self._is_closed = self._has_failures = self._is_refused = True
             _say(f"run {row['run_id']} is {refusal}")
             return
-        given = dict(row, facts=dict(row["facts"], time_limit_s=self._left_s(row)))
+        facts = dict(row["facts"], time_limit_s=self._left_s(row), **job.facts)
+        given = dict(row, facts=facts)
         begun = batch.begin_attempt(job.submission, given, job.job, os.getpid())
         try:
             self._steps.append(self._started(row, begun))
@@ -140,8 +143,7 @@ class Runner:
     def _started(self, row: Record, begun: batch.Begun) -> Step:
         """Start the srun of an attempt in a free place."""
         job = self._job
-        taken = {step.place for step in self._steps}
-        place = min(set(range(job.share.places)) - taken)
+        place = job.share.free_place([step.place for step in self._steps])
         own = job.share.variables(place)
         environment = dict(environment_of(row, begun.number, begun.variables), **own)
         ranks = job.ranks
@@ -171,7 +173,7 @@ class Runner:
         if self._has_checked_gpus:
             return gpu_check.stop_reason(job.submission)
         self._has_checked_gpus = True
-        command = python_of_check(job.submission, row, job.python)
+        command = start.python_of_check(job.submission, row, job.python)
         return gpu_check.find_refusal(job.submission, row["run_id"], job.job, command)
 
     def _is_late(self, row: Record) -> bool:
@@ -299,36 +301,61 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _job_of(arguments: List[str], environment: Mapping[str, str], places: int) -> Job:
+def _job_of(
+    arguments: List[str], environment: Mapping[str, str], share: Share, facts: Record
+) -> Job:
     options = arguments[arguments.index("--srun") + 1 : arguments.index("--ranks")]
     ends = environment.get("SLURM_JOB_END_TIME", "")
     return Job(
         submission=os.path.abspath(arguments[0]),
-        job=f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}",
+        job=_name(environment),
         python=arguments[3],
-        share=Share.of(places, environment),
+        share=share,
         options=options,
         ranks=arguments[arguments.index("--ranks") + 1 :],
+        facts=facts,
         started_unix_s=_start_unix_s(),
         end_unix_s=float(ends) if ends.isdigit() else None,
     )
 
 
+def _name(environment: Mapping[str, str]) -> str:
+    return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+
+
 def main(arguments: List[str]) -> None:
     """Run the element of the environment."""
     submission, call, places = arguments[0], arguments[1], int(arguments[2])
-    job = _job_of(arguments, os.environ, places)
     numbers = rows_of_call(submission, call)
     index = int(os.environ["SLURM_ARRAY_TASK_ID"])
     if not numbers[index * places :]:
         sys.exit(f"runner.py: {submission} has no rows for index {index} of {call}")
-    pool = Pool(submission, numbers, index, places, job.job)
+    pool = Pool(submission, numbers, index, places, _name(os.environ))
     if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
         pool.take_over()
-    runner = Runner(job, pool)
+    requests: List[int] = []
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda number, _: requests.append(number))
+    is_in_container = start.read_container(submission) is not None
+    division = divide(places, pool.runs_per_gpu, os.environ, is_in_container)
+    try:
+        is_good = _run(arguments, division, pool, requests)
+    finally:
+        if division.mps:
+            division.mps.close()
+    sys.exit(0 if is_good else 1)
+
+
+def _run(arguments: List[str], division: Division, pool: Pool, requests: List[int]) -> bool:
+    if division.line:
+        _say(division.line)
+    os.environ.update(division.variables)
+    runner = Runner(_job_of(arguments, os.environ, division.share, division.facts), pool)
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, runner.request_stop)
-    sys.exit(0 if runner.work() else 1)
+    if requests:
+        runner.request_stop()
+    return runner.work()
 
 
 if __name__ == "__main__":

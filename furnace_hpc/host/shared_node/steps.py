@@ -1,5 +1,7 @@
 """One run on a shared node: a job step with its own GPUs, cores and memory.
 
+Slurm gives a GPU to one step, unless steps overlap. Overlapping steps get all GPUs and cores of the
+job. So if runs share GPUs, variables name the part of each rank, to which it keeps (part.py).
 Standard library only, syntax of Python 3.6.
 """
 
@@ -7,9 +9,11 @@ import os
 import signal
 import subprocess
 import time
-from typing import Any, Dict, List, Mapping, NamedTuple
+from typing import Any, Collection, Dict, List, Mapping, NamedTuple
 
 from furnace_hpc.host.gpu_check import allocated_gpus
+from furnace_hpc.host.shared_node.cores import cores_of_places
+from furnace_hpc.host.shared_node.part import CORES, GPU, RUNS
 from furnace_hpc.host.steps.guard import LOOK_S, Guard, end_srun
 
 Record = Dict[str, Any]
@@ -25,6 +29,15 @@ OF_WHOLE_JOB = (
     "SLURM_NTASKS_PER_NODE",
     "SLURM_TRES_PER_TASK",
 )
+# With these, an overlapping step would get the first cores of the job only, as all others.
+OF_EXACT_STEPS = (
+    "SLURM_CPUS_PER_TASK",
+    "SRUN_CPUS_PER_TASK",
+    "SLURM_THREADS_PER_CORE",
+    "SLURM_HINT",
+    "SLURM_EXACT",
+)
+NOT_OF_OVERLAPPING = ("--cpus-per-task", "--cpu-bind", "--exact", "--threads-per-core", "--hint")
 
 
 class Share(NamedTuple):
@@ -34,6 +47,8 @@ class Share(NamedTuple):
     options: List[str]  # of srun
     gpus: List[str]  # numbers of the node's GPUs, if Slurm does not divide them
     cpus: int = 0  # cores of each run; 0 if that is unknown
+    overlaps: bool = False  # runs share GPUs: each step has all of them
+    cores: List[str] = []  # of each place, if steps overlap and Slurm keeps the job on its cores
 
     @classmethod
     def of(cls, places: int, environment: Mapping[str, str]) -> "Share":
@@ -45,21 +60,59 @@ class Share(NamedTuple):
             options.append(f"--gres=gpu:{int(count) // places}")
         else:
             gpus = [gpu for gpu in allocated_gpus(environment).split(",") if gpu]
-        memory_mb = environment.get("SLURM_MEM_PER_NODE", "")
-        if memory_mb.isdigit() and int(memory_mb) >= places:
-            options.append(f"--mem={int(memory_mb) // places}M")
-        elif not environment.get("SLURM_MEM_PER_CPU"):
-            options.append("--mem=0")  # the first step would take all memory of the job
+        options += _memory(places, environment)
         cpus = environment.get("SLURM_CPUS_ON_NODE", "")
         return cls(places, options, gpus, int(cpus) // places if cpus.isdigit() else 0)
 
+    @classmethod
+    def of_gpus(cls, places: int, gpus: List[str], environment: Mapping[str, str]) -> "Share":
+        """Divide a node whose GPUs have several runs each."""
+        options: List[str] = ["--overlap", "--nodes=1"]
+        count = environment.get("SLURM_GPUS_ON_NODE", "")
+        if count.isdigit() and int(count):
+            options.append(f"--gres=gpu:{count}")
+        options += _memory(places, environment)
+        cores = cores_of_places(places, environment)
+        return cls(places, options, gpus, overlaps=True, cores=cores)
+
+    def free_place(self, taken: Collection[int]) -> int:
+        """A free place: if runs share GPUs, one on a GPU with the fewest runs."""
+        free = [place for place in range(self.places) if place not in taken]
+        if not self.overlaps:
+            return free[0]
+        busy = [place % len(self.gpus) for place in taken]
+        return min(free, key=lambda place: (busy.count(place % len(self.gpus)), place))
+
     def variables(self, place: int) -> Dict[str, str]:
         """Variables of the run in this place, from 0."""
+        if self.overlaps:
+            return self._variables_of_part(place)
         width = len(self.gpus) // self.places
         if not width:
             return {}
         mine = self.gpus[place * width : (place + 1) * width]
         return {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
+
+    def _variables_of_part(self, place: int) -> Dict[str, str]:
+        count = len(self.gpus)
+        gpu = self.gpus[place % count]
+        # srun replaces CUDA_VISIBLE_DEVICES, so the rank gets the GPU under another name too
+        found = {"CUDA_VISIBLE_DEVICES": gpu, GPU: gpu, RUNS: str(-(-self.places // count))}
+        if self.cores:
+            # cores beside each other for runs on one GPU: these are mostly near to it
+            in_order = sorted(range(self.places), key=lambda other: (other % count, other))
+            found[CORES] = self.cores[in_order.index(place)]
+        return found
+
+
+def _memory(places: int, environment: Mapping[str, str]) -> List[str]:
+    """The option of srun for an equal part of the job's memory."""
+    memory_mb = environment.get("SLURM_MEM_PER_NODE", "")
+    if memory_mb.isdigit() and int(memory_mb) >= places:
+        return [f"--mem={int(memory_mb) // places}M"]
+    if not environment.get("SLURM_MEM_PER_CPU"):
+        return ["--mem=0"]  # the first step would take all memory of the job
+    return []
 
 
 class Step:
@@ -116,7 +169,8 @@ def start_step(
     command: List[str], environment: Mapping[str, str], row: Record, attempt: int, place: int
 ) -> Step:
     """Start srun."""
-    kept = {name: value for name, value in environment.items() if name not in OF_WHOLE_JOB}
+    dropped = OF_WHOLE_JOB + (OF_EXACT_STEPS if "--overlap" in command else ())
+    kept = {name: value for name, value in environment.items() if name not in dropped}
     process = subprocess.Popen(command, env=kept, stdin=subprocess.DEVNULL)
     return Step(row, attempt, place, process)
 
@@ -134,6 +188,9 @@ def srun_command(
         ranks: the command of a rank.
     """
     count = int(row["facts"].get("processes_per_node") or 1)
+    if share.overlaps:
+        options = [one for one in options if not one.startswith(NOT_OF_OVERLAPPING)]
+        options.append("--cpu-bind=none")  # the rank keeps to its cores
     tasks = [f"--ntasks={count}", f"--ntasks-per-node={count}"]
     if share.cpus > count and not any(o.startswith("--cpus-per-task") for o in options):
         tasks.append(f"--cpus-per-task={share.cpus // count}")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from furnace_hpc.config.cluster import ClusterProfile
 from furnace_hpc.config.train_config import RunSpec, TrainConfig
 from furnace_hpc.launch.planning.plan import PlannedRun
-from furnace_hpc.launch.planning.shared_nodes import runs_per_node
+from furnace_hpc.launch.planning.shared_nodes import runs_per_gpu, runs_per_node
 from furnace_hpc.runs.records.attempts import Attempt
 
 # Keys that change how long a run is or what it learns, and not what a step costs.
@@ -24,6 +24,7 @@ class Kind(NamedTuple):
     partition: str | None
     config: str  # JSON of the keys that decide the cost
     runs_per_node: int = 1  # neighbours on a node cost time
+    runs_per_gpu: int = 1
 
     def has_measured(self, attempt: Attempt, profile: ClusterProfile) -> bool:
         """Whether an attempt ran on such a job there. It is one of a run with this config."""
@@ -33,6 +34,7 @@ class Kind(NamedTuple):
             attempt.world_size == self.nodes * self.processes_per_node
             and attempt.nodes in (None, self.nodes)
             and attempt.runs_per_node == self.runs_per_node
+            and attempt.runs_per_gpu == self.runs_per_gpu
             and bool(attempt.job_id) == on_slurm
             and (not on_slurm or attempt.partition == self.partition)
             and len(clusters) < 2
@@ -54,6 +56,7 @@ def kinds_of(runs: Sequence[PlannedRun], profile: ClusterProfile) -> dict[Kind, 
             run.shape.partition or profile.partition,
             known[name],
             run.shape.runs_per_node,
+            run.shape.runs_per_gpu,
         )
         found.setdefault(kind, []).append(index)
     return found
@@ -63,8 +66,8 @@ def kind_of(spec: RunSpec, profile: ClusterProfile) -> Kind:
     """The kind of a run that is not planned."""
     nodes, per_node = profile.shape(spec.resources)
     partition = spec.resources.partition or profile.partition
-    shared = runs_per_node(profile, spec.resources)
-    return Kind(nodes, per_node, partition, cost_key(spec.config), shared)
+    shared = runs_per_node(profile, spec.resources), runs_per_gpu(profile, spec.resources)
+    return Kind(nodes, per_node, partition, cost_key(spec.config), *shared)
 
 
 def cost_key(config: TrainConfig) -> str:

@@ -16,6 +16,7 @@ from furnace_hpc.launch.measured.canary import (
 )
 from furnace_hpc.launch.measured.history import History
 from furnace_hpc.launch.planning.plan import Action, Choices, Plan, PlannedRun
+from furnace_hpc.launch.planning.shared_nodes import local_runs_per_gpu
 from furnace_hpc.monitor.forecast.cost import RunCost, TimeLimit, Work
 from furnace_hpc.monitor.forecast.recorded import Forecast, RunForecast
 from furnace_hpc.slurm.client import has_slurm, time_limit_min
@@ -209,14 +210,14 @@ def _forecast(plan: Plan, history: History, limits: dict[int, TimeLimit]) -> For
     )
 
 
-def _slots(plan: Plan) -> tuple[int, int]:
+def _slots(plan: Plan) -> tuple[int, int | float]:
     """How many runs the local queue starts at a time, and the GPUs of each."""
     from furnace_hpc.launch.local_queue import find_slots
 
     on_gpus = not all(run.spec.config.portable for run in plan.to_do)
     world_size = max(run.world_size for run in plan.to_do)
     try:
-        slots = find_slots(world_size, on_gpus)
+        slots = find_slots(world_size, on_gpus, local_runs_per_gpu(plan))
     except ConfigError:  # of CUDA_VISIBLE_DEVICES: the queue reports it
         return 1, 0
-    return slots.width, len(slots.gpus_of(0))
+    return slots.width, slots.cost_of(0)

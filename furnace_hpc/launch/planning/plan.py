@@ -53,6 +53,7 @@ class Shape(NamedTuple):
     partition: str | None
     sbatch: tuple[Flag, ...] = ()  # further flags, of the profile and the grid
     runs_per_node: int = 1  # more than 1: a job has several runs, on one node
+    runs_per_gpu: int = 1  # more than 1: a GPU has several runs of one rank
 
     @classmethod
     def read(cls, fields: Sequence[Any]) -> "Shape":
@@ -64,6 +65,16 @@ class Shape(NamedTuple):
         """Number of ranks of a run."""
         return self.nodes * self.processes_per_node
 
+    @property
+    def ranks_per_node(self) -> int:
+        """Ranks of all runs on a node."""
+        return self.processes_per_node * self.runs_per_node
+
+    @property
+    def gpus_in_use(self) -> int:
+        """GPUs that the ranks of a node use, unless they have several each."""
+        return -(-self.ranks_per_node // self.runs_per_gpu)
+
     def num_jobs(self, num_runs: int) -> int:
         """Number of jobs that so many runs need."""
         return -(-num_runs // self.runs_per_node)
@@ -74,7 +85,8 @@ class Shape(NamedTuple):
         if self.runs_per_node == 1:
             return f"{runs} of {self}"
         jobs = counted(self.num_jobs(num_runs), "job")
-        return f"{runs} in {jobs} of {self.runs_per_node}, each {self}"
+        shared = f", {self.runs_per_gpu} per GPU" if self.runs_per_gpu > 1 else ""
+        return f"{runs} in {jobs} of {self.runs_per_node}{shared}, each {self}"
 
     def __str__(self) -> str:
         place = f" on {self.partition}" if self.partition else ""

@@ -28,7 +28,7 @@ from furnace_hpc.launch.planning.dataset_checks import with_steps_of_epochs
 from furnace_hpc.launch.planning.found_run import Code, Found, damaged, find, run_to_link
 from furnace_hpc.launch.planning.node_exclusion import excluded_nodes
 from furnace_hpc.launch.planning.plan import Action, Choices, Plan, PlannedRun, Shape
-from furnace_hpc.launch.planning.shared_nodes import gpus_of_run, runs_per_node
+from furnace_hpc.launch.planning.shared_nodes import gpus_of_run, runs_per_gpu, runs_per_node
 from furnace_hpc.launch.planning.waiting import hold_back
 from furnace_hpc.runs.adopted import RunMatcher
 from furnace_hpc.runs.file_cache import once_per_look, one_look
@@ -147,6 +147,7 @@ def _shape(resources: Resources, profile: ClusterProfile) -> Shape:
         resources.partition,
         sbatch=merged(profile.sbatch, resources.sbatch),
         runs_per_node=runs_per_node(profile, resources),
+        runs_per_gpu=runs_per_gpu(profile, resources),
     )
 
 
@@ -250,6 +251,7 @@ def _sizes(shape: Shape, profile: ClusterProfile) -> dict[str, Any]:
         "world_size": shape.world_size,
         "gpus": gpus_of_run(profile, shape),
         "runs_per_node": shape.runs_per_node,
+        "runs_per_gpu": shape.runs_per_gpu,
         "signal_delay_s": profile.signal_delay_s,
         "time_limit_s": shape.timeout_min * 60 if on_slurm else None,
         "partition": shape.partition or profile.partition,

@@ -16,7 +16,7 @@ from furnace_hpc.config.preprocessing.feature_size import feature_lines
 from furnace_hpc.config.train_config import UNKNOWN_STEPS
 from furnace_hpc.host import access
 from furnace_hpc.launch.planning.plan import Action, Plan, PlannedRun
-from furnace_hpc.launch.planning.shared_nodes import unshared
+from furnace_hpc.launch.planning.shared_nodes import on_own_gpus, unshared
 from furnace_hpc.runs.adopted import shown
 from furnace_hpc.slurm.client import cluster_name, has_slurm
 
@@ -212,8 +212,12 @@ def _jobs(plan: Plan) -> Iterator[str]:
         return
     for shape, rows in plan.shapes.items():
         yield shape.describe(len(rows))
-    if line := unshared(plan):
-        yield line
+    yield from filter(None, (unshared(plan), on_own_gpus(plan)))
+    if any(shape.runs_per_gpu > 1 for shape in plan.shapes):
+        yield (
+            "runs share a GPU with MPS if the node has nvidia-cuda-mps-control, and else by time "
+            "slicing: the job's log and `furnace status` name which"
+        )
     if plan.exclude:
         yield (
             f"excluded nodes: {', '.join(plan.exclude)}, where at least "

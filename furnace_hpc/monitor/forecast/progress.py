@@ -1,8 +1,10 @@
-"""What `furnace status` prints below the runs: forecast and reality, and held-back runs."""
+"""What `furnace status` prints below the runs: forecast, held-back runs, shared GPUs."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 
+from furnace_hpc.config.parsing.plural import counted
 from furnace_hpc.config.parsing.text_safety import printable
 from furnace_hpc.monitor.forecast.recorded import (
     FORECAST,
@@ -20,8 +22,9 @@ ENDED = (RunState.DONE, RunState.FAILED)
 
 
 def lines_below(folder: GridFolder, lines: Sequence[StatusLine]) -> list[str]:
-    """The lines below the runs of a grid. Empty if no forecast was made and no canary failed."""
+    """The lines below the runs of a grid. Empty if there is nothing to add."""
     found = [f"forecast: {text}" for text in _forecast(folder, lines)]
+    found += _shared_gpus(lines)
     for line in lines:
         if line.status.state is RunState.FAILED and is_canary(newest_attempt(line)):
             found.append(
@@ -29,6 +32,17 @@ def lines_below(folder: GridFolder, lines: Sequence[StatusLine]) -> list[str]:
                 f"{printable(' '.join(line.status.reason.split()))}"
             )
     return found
+
+
+def _shared_gpus(lines: Sequence[StatusLine]) -> list[str]:
+    """How running runs share GPUs, as their jobs have found out."""
+    running = [line for line in lines if line.status.state is RunState.RUNNING]
+    attempts = filter(None, map(newest_attempt, running))
+    how = Counter(attempt.gpu_sharing for attempt in attempts if attempt.gpu_sharing)
+    return [
+        f"{counted(number, 'running run')} with runs_per_gpu: {printable(' '.join(text.split()))}"
+        for text, number in how.most_common()
+    ]
 
 
 def is_canary(attempt: Attempt | None) -> bool:

@@ -25,7 +25,7 @@ class RunForecast(BaseModel):
     seconds: tuple[float, float, float]  # low, middle, high: of all its attempts
     step: int = 0
     nodes: float = 1  # its share of a node that it shares
-    gpus: int = 0
+    gpus: int | float = 0  # below 1: its part of a GPU that it shares
     group: int = 0  # runs of a group wait for each other
 
     @property

@@ -40,7 +40,7 @@ _OF_METRICS = (
     *("steps", "stopped_early", "selected_step", "parameters_sha256", "num_parameters"),
     "trainable_parameters",
 )
-_OF_ATTEMPT = ("cluster", "partition", "nodes", "gpus", "runs_per_node")
+_OF_ATTEMPT = ("cluster", "partition", "nodes", "gpus", "runs_per_node", "runs_per_gpu")
 _PACK_PARTS = {"fingerprint", "statistics"}  # compared elsewhere, and derived from the files
 Values = dict[str, Any]
 

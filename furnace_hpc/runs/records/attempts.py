@@ -27,7 +27,9 @@ class Attempt(BaseModel):
     code_hash: str = Field(default="", description="hash of the sources that decide numbers")
     snapshot: str = Field(default="", description="code snapshot; empty for a start by hand")
     world_size: int | None = None
-    gpus: int = Field(default=0, description="number of GPUs")
+    gpus: int | float = Field(
+        default=0, description="number of GPUs; below 1: its part of a GPU that runs share"
+    )
     signal_delay_s: float | None = Field(
         default=None, description="seconds between the stop signal and the time limit"
     )
@@ -47,6 +49,8 @@ class Attempt(BaseModel):
         default=(), description="nodes whose ranks hung or whose GPU failed; empty if not known"
     )
     runs_per_node: int = Field(default=1, description="runs that share the node and the job")
+    runs_per_gpu: int = Field(default=1, description="runs that use a GPU at the same time")
+    gpu_sharing: str = Field(default="", description="how runs share GPUs, and why not with MPS")
     holder: dict[str, Any] | None = Field(
         default=None, description="the process that starts and ends the attempt"
     )

@@ -168,7 +168,7 @@ def _time_s(attempt: Attempt) -> float:
     return (attempt.end_unix_s or 0.0) - attempt.start_unix_s
 
 
-def _width(attempt: Attempt) -> int:
+def _width(attempt: Attempt) -> float:
     """Number of GPUs, or of processes if it had no GPU."""
     return attempt.gpus or attempt.world_size or 1
 
