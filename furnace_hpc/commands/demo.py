@@ -22,8 +22,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="only show the plan")]
 def main(quick: Quick = False, cluster: Cluster = "local", dry_run: DryRun = False) -> None:
     """Pack the default data set, train 40 small runs, and print the ablation table.
 
-    It takes five to ten minutes on two cores and needs no network. Files are written to data/, runs/
-    and results/ in the working directory. After Ctrl-C the same command resumes.
+    It takes five to ten minutes on two cores and needs no network. Files are written to data/,
+    runs/ and results/ in the working directory. After Ctrl-C the same command resumes.
 
     `furnace demo` is `furnace submit --grid ablation --cluster local`.
     """
