@@ -41,6 +41,7 @@ from furnace_hpc.engine.speed.gradient_check import GradientCheck
 from furnace_hpc.engine.weights.average import update_average
 from furnace_hpc.host.lifecycle import EXIT_STOPPED
 from furnace_hpc.model.losses import Gather, local_gather, total_loss
+from furnace_hpc.model.square_root import correct_roots
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.metrics import MetricsFile
 from furnace_hpc.runs.records.verdict import RankVerdict
@@ -309,7 +310,8 @@ def train_step(
     for batch in batches.of_step(step):
         terms = forward(engine, batch, config, gather)
         engine.backward(terms["loss"])
-        engine.step()
+        with correct_roots():
+            engine.step()
         for name, value in terms.items():
             means[name] = means.get(name, 0) + value.detach() / micro_steps
     check_gradient(engine, skipped_before)

@@ -1,13 +1,20 @@
 """Square roots: torch's own, or correctly rounded ones for portable runs.
 
-torch takes square roots from MKL. MKL rounds them in two ways, by the vendor of the CPU, and none
-of its settings changes that. Other functions of the network come from torch itself.
+torch takes square roots from MKL. MKL rounds a sixth of them wrongly, in other ways on other CPUs,
+and none of its settings changes that. Other functions of the network come from torch itself.
 """
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+ROOTS = (torch.sqrt, Tensor.sqrt)
+IN_PLACE = (torch.sqrt_, Tensor.sqrt_)
+POWERS = (torch.pow, Tensor.pow, Tensor.__pow__)
 
 _rounds_correctly = False
 
@@ -39,3 +46,26 @@ class _CorrectRoot(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         root: Tensor = ctx.saved_tensors[0]
         return gradients[0] / (2 * root)
+
+
+def correct_roots() -> AbstractContextManager[object]:
+    """Round square roots of code that is not ours too, while this context is active.
+
+    DeepSpeed's norm of all gradients is such a root, and optimizers without a fused kernel take
+    some.
+    """
+    return _CorrectRoots() if _rounds_correctly else nullcontext()
+
+
+class _CorrectRoots(TorchFunctionMode):
+    """Takes roots of tensors in fp32 from fp64."""
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func in IN_PLACE and args[0].dtype == torch.float32:
+            return args[0].copy_(args[0].double().sqrt())
+        is_root = func in ROOTS or (func in POWERS and len(args) > 1 and args[1] == 0.5)
+        if is_root and not kwargs and args[0].dtype == torch.float32:
+            return func(args[0].double(), *args[1:]).float()
+        return func(*args, **(kwargs or {}))

@@ -3,8 +3,10 @@
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import portable_run
 import pytest
 import torch
@@ -16,6 +18,7 @@ from furnace_hpc.diagnostics.portable import EXPECTED
 from furnace_hpc.engine import portable
 from furnace_hpc.host.portable import ENVIRONMENT
 from furnace_hpc.launch.local_queue import find_slots
+from furnace_hpc.model import square_root
 
 CPU = torch.device("cpu")
 RECORDED = json.loads(portable_run.REFERENCE.read_text())
@@ -107,6 +110,40 @@ def test_without_portable_the_bits_are_others(data_root: Path, tmp_path: Path):
     folder = portable_run.make_run(tmp_path, data_root / "tridigits", grid)
     found = portable_run.train(folder, data_root, "env", "OMP_NUM_THREADS=1")
     assert found["parameters_sha256"] != RECORDED["parameters_sha256"]
+
+
+def test_all_square_roots_are_rounded_correctly():
+    """MKL's are not: some of these differ, in ways that depend on the CPU."""
+    x = torch.rand(100_000, generator=torch.Generator().manual_seed(0)) * 200
+    wanted = torch.from_numpy(np.sqrt(x.numpy()))  # by the CPU's own instruction
+    square_root.round_correctly(True)
+    try:
+        with square_root.correct_roots():
+            found = [x.sqrt(), torch.sqrt(x), x.pow(0.5), torch.pow(x, 0.5), x**0.5]
+            found.append(x.clone().sqrt_())
+            assert torch.equal(x.pow(2), x * x)
+            assert x.double().sqrt().dtype == torch.float64
+    finally:
+        square_root.round_correctly(False)
+    for root in found:
+        assert torch.equal(root, wanted)
+    assert isinstance(square_root.correct_roots(), nullcontext)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_an_emulated_run_has_the_same_bits(tmp_path: Path):
+    """One step of `furnace train`, with DeepSpeed, on this CPU and on one of another vendor."""
+    if not shutil.which("qemu-x86_64"):
+        pytest.skip("no qemu-x86_64: apt-get install qemu-user")
+    data = tmp_path / "data" / "tridigits"
+    portable_run.pack(data, portable_run.TINY)
+    grid = portable_run.make_grid(1, **portable_run.TINY_MODEL)
+    hashes = set()
+    for name, emulator in (("native", []), ("other", ["qemu-x86_64", "-cpu", other_cpu()])):
+        folder = portable_run.make_run(tmp_path / name, data, grid)
+        hashes.add(portable_run.train(folder, data.parent, *emulator)["parameters_sha256"])
+    assert len(hashes) == 1
 
 
 def other_cpu() -> str:
