@@ -16,7 +16,7 @@ STEPS = 30
 RULES: dict[str, Any] = {
     "evaluation": {"every": 2, "batch_size": 20},
     "early_stopping": {"patience": 3},
-    "optimizer": {"lr": 0.01},
+    "optimizer": {"lr": 0.02},
     "schedule": {"decay": "constant"},
 }
 
@@ -63,7 +63,8 @@ def test_it_stops_after_patience(calm: Path):
     assert at_best == curve[best]
 
 
-# One attempt after another. Checkpoints are saved every 3 steps, and val is evaluated every 2.
+# One attempt after another. Checkpoints are saved every 3 steps, and val is evaluated every 2. The
+# run stops after step 12.
 INTERRUPTIONS = {
     "signal before a step": (Point("stop", how="step 8"), "requeue"),
     "kill after an evaluation": (Point("save", nth=1, how="before"), "fail"),

@@ -102,7 +102,7 @@ def test_effects_of_shared_packs_rest_on_normality(tmp_path):
     sentence = "rest on normal differences: loss.beta: 0 -> 0.3. Packs that share samples have no"
     assert sentence in to_markdown(table(tmp_path / "shared", [origin()] * 3, **changes))
     own = to_markdown(table(tmp_path / "own", [None] * 3, **changes))
-    assert "rest on normal differences: loss.beta: 0 -> 0.3. The exact sign-flip test" in own
+    assert "rests on normal differences: loss.beta: 0 -> 0.3. The exact sign-flip test" in own
 
 
 @pytest.mark.parametrize(
