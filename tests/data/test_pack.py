@@ -157,10 +157,9 @@ def test_a_pack_records_espeak(tmp_path):
     manifest = pack(knobs, tmp_path / "set", ignore)
     assert manifest.versions["espeak"].startswith("1.")
     assert manifest.preprocessing["speech_source"] == "espeak"
-    assert pack_once(TriDigitsKnobs(train=4, val=2, test=2), tmp_path / "set", ignore) == (
-        manifest,
-        False,
-    )
+    assert pack_once(knobs, tmp_path / "set", ignore) == (manifest, False)
+    with pytest.raises(ConfigError, match="with other settings"):
+        pack_once(TriDigitsKnobs(train=4, val=2, test=2), tmp_path / "set", ignore)
 
 
 def test_a_pack_is_made_once_and_again_if_damaged(packed, tmp_path):
