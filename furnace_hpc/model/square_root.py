@@ -49,23 +49,27 @@ class _CorrectRoot(torch.autograd.Function):
 
 
 def correct_roots() -> AbstractContextManager[object]:
-    """Round square roots of code that is not ours too, while this context is active.
+    """Round the square roots of other libraries correctly too, in the body of a `with`.
 
-    DeepSpeed's norm of all gradients is such a root, and optimizers without a fused kernel take
-    some.
+    DeepSpeed takes one for the norm of all gradients, and optimizers without a fused kernel take
+    some. In a run that is not portable it does nothing.
     """
     return _CorrectRoots() if _rounds_correctly else nullcontext()
 
 
 class _CorrectRoots(TorchFunctionMode):
-    """Takes roots of tensors in fp32 from fp64."""
+    """Computes square roots of fp32 tensors in fp64, and rounds them to fp32."""
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         if func in IN_PLACE and args[0].dtype == torch.float32:
             return args[0].copy_(args[0].double().sqrt())
-        is_root = func in ROOTS or (func in POWERS and len(args) > 1 and args[1] == 0.5)
+        is_root = func in ROOTS or (func in POWERS and args[1:] and _is_half(args[1]))
         if is_root and not kwargs and args[0].dtype == torch.float32:
             return func(args[0].double(), *args[1:]).float()
         return func(*args, **(kwargs or {}))
+
+
+def _is_half(exponent: Any) -> bool:
+    return isinstance(exponent, float) and exponent == 0.5  # it may be a tensor

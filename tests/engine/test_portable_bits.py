@@ -122,6 +122,8 @@ def test_all_square_roots_are_rounded_correctly():
             found = [x.sqrt(), torch.sqrt(x), x.pow(0.5), torch.pow(x, 0.5), x**0.5]
             found.append(x.clone().sqrt_())
             assert torch.equal(x.pow(2), x * x)
+            exponents = torch.tensor([0.5, 2.0])
+            assert torch.equal(torch.pow(4.0, exponents), torch.tensor([2.0, 16.0]))
             assert x.double().sqrt().dtype == torch.float64
     finally:
         square_root.round_correctly(False)
