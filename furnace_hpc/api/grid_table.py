@@ -52,7 +52,7 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
     from furnace_hpc.tables.collect import collect
     from furnace_hpc.tables.declared_plan import read_history, with_declared_plan
     from furnace_hpc.tables.large.run_names import ids_of
-    from furnace_hpc.tables.other_settings import runs_of_other_settings
+    from furnace_hpc.tables.other_settings import check_submitted, runs_of_other_settings
     from furnace_hpc.tables.reading.cache import read_records
     from furnace_hpc.tables.reading.submitted import submitted_runs
     from furnace_hpc.tables.tuning.tuned_rows import read_tuning
@@ -61,11 +61,14 @@ def _make_table(grid: Grid, folder: GridFolder, view: "View", given_name: str) -
     records = read_records(folder)
     submitted = submitted_runs(grid, folder, records, given_name)
     all_runs = submitted.runs
+    all_ids = ids_of(all_runs)
+    if grid.settings and records.by_run.keys().isdisjoint(all_ids):
+        check_submitted(grid, all_ids, folder)
     shown_grid, runs = apply_view(grid, all_runs, view)
     kept = {id(spec) for spec in runs}
     excluded_ids = ids_of([spec for spec in all_runs if id(spec) not in kept])
     other_table_ids: set[str] = set()
-    if records.by_run.keys() - ids_of(all_runs):
+    if records.by_run.keys() - all_ids:
         other_table_ids = runs_of_other_settings(grid, folder)
     get_status = observe_when_asked(folder)
     tuning = read_tuning(grid, submitted.trials, submitted.choices, records)

@@ -1,6 +1,7 @@
 """Find a grid's runs that were submitted with other settings (`--set`) than those of the table."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from furnace_hpc.config.errors import ConfigError
@@ -11,6 +12,29 @@ from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.runs.submitted import grid_command, read_rows, set_options
 
 MAX_SHOWN = 5
+
+
+def check_submitted(grid: Grid, run_ids: Collection[str], folder: GridFolder) -> None:
+    """Check that some of the runs were submitted.
+
+    Args:
+        grid: the grid with its settings.
+        run_ids: the runs of its table.
+        folder: folder of the grid's runs.
+
+    Raises:
+        ConfigError: only runs with other settings were submitted.
+    """
+    own, others = _runs_by_settings(grid, folder)
+    if not own.union(*(ids for _, ids in others)).isdisjoint(run_ids):
+        return
+    given = " ".join(set_options(grid.settings))
+    tables = [grid_command("aggregate", folder, *set_options(one)) for one, _ in others]
+    listed = ", or ".join(f"`{command}`" for command in tables[:MAX_SHOWN])
+    raise ConfigError(
+        f"no run of grid {grid.name!r} was submitted with {given}. "
+        f"Submitted runs have their table with {listed}"
+    )
 
 
 def other_settings(grid: Grid, folder: GridFolder) -> list[str]:

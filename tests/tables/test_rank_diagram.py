@@ -1,5 +1,7 @@
 """The diagram of critical differences (Demsar 2006) in the figures and in the report."""
 
+import csv
+import io
 import random
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -13,6 +15,7 @@ from report_study import open_browser, overlap
 
 from furnace_hpc.tables.output.figures import draw_figures
 from furnace_hpc.tables.output.ranks.layout import describe, has_diagram, lay_out, sentences
+from furnace_hpc.tables.output.render import to_ranks_csv
 from furnace_hpc.tables.output.report import to_html
 from furnace_hpc.tables.output.results import write_results
 from furnace_hpc.tables.statistics.ranks import joined_groups, rank_methods
@@ -98,6 +101,8 @@ def test_no_diagram_without_a_difference(tmp_path):
     assert ablation.ranks.friedman_p > 0.05
     note = next(n.text for n in ablation.notes if n.text.startswith("mean ranks"))
     assert note.endswith("It shows no difference between them, so no pairs are compared")
+    lines = list(csv.DictReader(io.StringIO(to_ranks_csv(ablation))))
+    assert {line["critical_difference"] for line in lines} == {""}
     assert "ranks-title" not in to_html(ablation)
     assert "ranks.svg" not in draw_figures(ablation)
 

@@ -191,6 +191,19 @@ def test_runs_of_other_settings_are_not_older_runs(tmp_path):
     assert quick_id not in (tmp_path / "out" / "table.md").read_text()
 
 
+def test_settings_without_submitted_runs_are_an_error(tmp_path):
+    grid, runs = study()
+    folder = GridFolder(tmp_path / "study")
+    submit(grid, runs, folder)
+    other, _ = study(base=grid.base | {"steps": 50}, settings={"steps": 50})
+    with pytest.raises(ConfigError) as error:
+        show_table(other, folder, tmp_path / "out", figures=False)
+    assert "no run of grid 'study' was submitted with --set steps=50" in str(error.value)
+    assert "aggregate --grid study" in str(error.value)
+    assert not (tmp_path / "out").exists()
+    assert show_table(grid, folder, tmp_path / "out", figures=False) == 1  # submitted, not done
+
+
 def test_result_of_other_data_is_named(tmp_path):
     grid, runs = study()
     folder = GridFolder(tmp_path)

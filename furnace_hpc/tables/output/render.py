@@ -144,7 +144,10 @@ def _csv_test(ablation: Ablation, test: Omnibus) -> dict[str, Any]:
 
 
 def to_ranks_csv(ablation: Ablation) -> str:
-    """One line per method: its scores and ranks on the data sets. Empty without several."""
+    """One line per method: its scores and ranks on the data sets. Empty without several.
+
+    There is no critical difference if the Friedman test shows no difference.
+    """
     ranks = ablation.ranks
     if ranks is None:
         return ""
@@ -158,7 +161,7 @@ def to_ranks_csv(ablation: Ablation) -> str:
                 "mean_rank": mean_rank,
                 "n_data_sets": len(ranks.data_sets),
                 "friedman_p": ranks.friedman_p,
-                "critical_difference": ranks.critical_difference,
+                "critical_difference": ranks.shown_difference,
                 **{f"score.{name}": score for name, score, _ in of_sets},
                 **{f"rank.{name}": rank for name, _, rank in of_sets},
             }
