@@ -29,6 +29,7 @@ from furnace_hpc.config.train_config import RunSpec, run_ids
 from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.reading.cache import read_records
 
+RUNS = 10_000
 LINES = 50
 FINGERPRINT = "feedfeedfeedfeed"
 SEEDS = 5
@@ -62,7 +63,7 @@ def main() -> None:
     """Lay out runs, time each way, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--runs", type=int, default=10_000, help="number of runs, a multiple of 5 [10000]"
+        "--runs", type=int, default=RUNS, help=f"number of runs, a multiple of 5 [{RUNS}]"
     )
     parser.add_argument(
         "--repeats", type=int, default=3, help="measurements of each way, for the median [3]"
@@ -73,7 +74,7 @@ def main() -> None:
         rows = tables(Path(name), asked.runs, asked.repeats)
         rows += status(Path(name) / "status", asked.repeats)
     record.write(
-        "aggregate",
+        "aggregate" if asked.runs == RUNS else f"aggregate_{asked.runs}",
         rows,
         "All in one run of this script, each a process of its own. Goals are beside the ratios.",
     )
