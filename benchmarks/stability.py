@@ -5,7 +5,8 @@ python benchmarks/stability.py --work DIR --sets 2 --set steps=20
 
 One grid with all seeds is submitted to this machine's queue. Then the product makes a table of each
 set of seeds, as if only these had been submitted. A flip is a row that is better in one table and
-worse in another. A row that is decided in one table only is counted apart.
+worse in another. A row that is decided in one table only is counted apart. The same holds for the
+effects of factors.
 If it is cut off, give the same command again: DIR keeps the runs.
 """
 
@@ -25,6 +26,7 @@ from furnace_hpc.runs.folder import GridFolder
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.reading.cache import read_records
 from furnace_hpc.tables.reading.submitted import submitted_runs
+from furnace_hpc.tables.statistics.factorial import Effect
 from furnace_hpc.tables.statistics.verdicts import Verdict
 from furnace_hpc.tables.table import Ablation, Row
 
@@ -95,22 +97,26 @@ def tables_of(grid: Grid, runs: Path, sets: Sequence[Sequence[int]]) -> list[Abl
     return tables
 
 
-def compared(table: Ablation) -> list[Row]:
-    """The rows beside the reference, in the grid's order."""
+def compared(table: Ablation) -> list[Row | Effect]:
+    """The rows beside the reference, and the effects of factors, in the order of the table."""
     missing = [run.folder.run_id for run in table.runs if run.result is None]
     if missing:
         sys.exit(f"{len(missing)} runs have no result, such as {missing[0]}: see furnace status")
-    return [row for row in table.rows if row.verdict is not None]
+    found: list[Row | Effect] = [*table.rows]
+    if table.effects:
+        found += table.effects.effects
+    return [one for one in found if one.verdict is not None]
 
 
-def outcome(rows: list[Row]) -> dict[str, Any]:
-    """How often the sets agree on one row."""
-    verdicts = [str(row.verdict) for row in rows]
-    differences = [100 * row.difference.mean for row in rows if row.difference]
-    counts = Counter(verdicts)
+def outcome(same: list[Row | Effect]) -> dict[str, Any]:
+    """How often the sets agree on one row or effect."""
+    first = same[0]
+    name = {"row": first.variant} if isinstance(first, Row) else {"effect": first.name}
+    verdicts = [str(one.verdict) for one in same]
+    differences = [100 * one.difference.mean for one in same if one.difference]
     return {
-        "row": rows[0].variant,
-        "verdicts": dict(sorted(counts.items())),
+        **name,
+        "verdicts": dict(sorted(Counter(verdicts).items())),
         "differences_points": [round(value, 2) for value in differences],
         **changes(verdicts),
     }
