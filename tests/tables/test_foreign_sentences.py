@@ -26,6 +26,22 @@ def lines_on(*packs: str, seeds: int = 4) -> list[dict]:
     ]
 
 
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("pack", "All runs have one pack (--pack): the table says nothing about other data."),
+        ("data_set", "All runs have one data set (--data-set): the table says nothing about"),
+    ],
+)
+def test_a_column_with_one_pack_is_not_denied(tmp_path, option, expected):
+    """The caption said that neither option was given."""
+    path = write_csv(tmp_path / "runs.csv", lines_on("a"))
+    text = all_sentences(table_of(path, **{option: "data"}))
+    assert expected in text
+    assert "Neither --pack" not in text
+    assert "Neither --pack nor --data-set is given" in all_sentences(table_of(path))
+
+
 def test_one_seed_per_pack_has_no_spread_over_seeds(tmp_path):
     path = write_csv(tmp_path / "runs.csv", lines_on("a", "b", "c", seeds=1))
     ablation = table_of(path, pack="data")
@@ -73,6 +89,43 @@ def test_no_run_is_better_if_all_failed(tmp_path, row, where):
     ablation = table_of(write_csv(tmp_path / "runs.csv", lines))
     ((_, sentence),) = verdict_sentences(ablation)
     assert sentence == f"big against base is undecided: 4 of 4 failed{where}."
+
+
+def test_rounding_is_no_difference(tmp_path):
+    """0.1 + 0.2 minus 0.3 was shown as +0.000000000000000."""
+    values = {"base": 0.1 + 0.2, "big": 0.3}
+    lines = [line | {"acc": values[line["variant"]]} for line in wide_lines()]
+    assert values["base"] != values["big"]
+    ablation = table_of(write_csv(tmp_path / "runs.csv", lines))
+    assert all_cells(ablation)[1].difference == "+0.0000"
+    lines = [line | {"acc": 1e-9 * (1 + (line["variant"] == "big"))} for line in lines]
+    tiny = table_of(write_csv(tmp_path / "tiny.csv", lines))
+    assert all_cells(tiny)[1].difference == "+0.0000000010"
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "auc"])
+def test_shares_beside_percent_are_named(tmp_path, metric):
+    """The row in percent was better by 83 than the row in shares."""
+    lines = [
+        {"variant": line["variant"], "seed": line["seed"]}
+        | {metric: line["acc"] * (100 if line["variant"] == "big" else 1)}
+        for line in wide_lines()
+    ]
+    ablation = table_of(write_csv(tmp_path / "runs.csv", lines), metric=metric)
+    (note,) = [note for note in ablation.notes if note.text.startswith("units may differ")]
+    assert note.variants == ("base",)
+    assert f"{metric} has values above 1, and values from 0 to 1 in base 4 of 4 runs" in note.text
+
+
+@pytest.mark.parametrize(("metric", "factor"), [("accuracy", 1), ("accuracy", 100), ("loss", 1.2)])
+def test_values_of_one_unit_have_no_note(tmp_path, metric, factor):
+    lines = [
+        {"variant": line["variant"], "seed": line["seed"], metric: factor * line["acc"]}
+        for line in wide_lines()
+    ]
+    lines[0][metric] = 0
+    path = write_csv(tmp_path / "runs.csv", lines)
+    assert "units may differ" not in notes_of(table_of(path, metric=metric, direction=None))
 
 
 def test_all_data_sets_without_a_value_are_named(tmp_path):
