@@ -157,7 +157,7 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
             rows,
             tuple(notes),
             no_records(),
-            source=_source(wanted, found),
+            source=_source(wanted, found, ranks is not None),
             effects=effects,
             ranks=ranks,
         )
@@ -332,12 +332,12 @@ def _mixed_settings(settings: dict[str, list[dict[str, Any]]]) -> Iterator[Note]
             yield Note(f"settings differ between the runs of a row: {list_names(mixed)}", (row,))
 
 
-def _source(wanted: ForeignTable, found: ForeignRuns) -> Source:
+def _source(wanted: ForeignTable, found: ForeignRuns, has_ranks: bool) -> Source:
     values = [run.value for run in found.runs.values() if run.value is not None]
     is_one = len({run.key.pack for run in found.runs.values()}) < 2
     packs_are = ""
     if wanted.query.data_set is not None:
-        packs_are = "one data set" if is_one else "data sets"
+        packs_are = "one data set" if is_one else "ranked " * has_ranks + "data sets"
     elif wanted.query.pack is not None:
         packs_are = "one pack" if is_one else "draws"
     return Source(

@@ -160,3 +160,13 @@ def test_a_missing_exact_p_is_explained(tmp_path):
     assert "p (flip) is not computed for more than 32 pairs." in all_sentences(many)
     few = table_of(write_csv(tmp_path / "few.csv", [x for x in lines if x["seed"] < 32]))
     assert "is not computed" not in all_sentences(few)
+
+
+def test_the_caption_names_ranks_only_if_there_are_some(tmp_path):
+    """The caption of a table with two rows compared its intervals with ranks."""
+    lines = lines_on("a", "b", "c")
+    two = table_of(write_csv(tmp_path / "two.csv", lines), data_set="data")
+    assert "They need values on one scale." in all_sentences(two)
+    lines += [line | {"variant": "third"} for line in lines if line["variant"] == "big"]
+    three = table_of(write_csv(tmp_path / "three.csv", lines), data_set="data")
+    assert "on one scale, and ranks do not." in all_sentences(three)

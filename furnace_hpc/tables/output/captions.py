@@ -62,7 +62,8 @@ PACKS_ARE = {
         "Packs are draws of one data set (--pack). The files do not say whether packs share "
         "samples: the intervals assume that they do not."
     ),
-    "data sets": (
+    "data sets": "Intervals and tests count data sets (--data-set). They need values on one scale.",
+    "ranked data sets": (
         "Intervals and tests count data sets (--data-set). They need values on one scale, and "
         "ranks do not."
     ),
