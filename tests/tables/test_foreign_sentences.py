@@ -162,7 +162,7 @@ def test_a_missing_exact_p_is_explained(tmp_path):
     assert "is not computed" not in all_sentences(few)
 
 
-def test_the_caption_names_ranks_only_if_there_are_some(tmp_path):
+def test_the_caption_names_ranks_only_if_known(tmp_path):
     """The caption of a table with two rows compared its intervals with ranks."""
     lines = lines_on("a", "b", "c")
     two = table_of(write_csv(tmp_path / "two.csv", lines), data_set="data")
