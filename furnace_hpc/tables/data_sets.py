@@ -50,7 +50,7 @@ def rank_over_data_sets(
     if not whole or len(values) - len(lacking.keys() & sanity) < LEAST_METHODS:
         return None, ""
     if gaps := [f"{name} {why}" for name, why in lacking.items() if name not in sanity]:
-        return None, f"no ranks over {len(names)} data sets: {list_names(gaps)}"
+        return None, f"no ranks over {len(names)} data sets: {list_names(gaps, '; ')}"
     scores = {method: [fmean(values[method][name]) for name in names] for method in whole}
     ranks = rank_methods(scores, names, grid.direction == "max")
     ranks = replace(ranks, left_out=tuple(f"{method} {why}" for method, why in lacking.items()))
@@ -68,14 +68,15 @@ def _values(
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
     """Method -> data set -> values of its runs, and method -> what it lacks."""
     values: dict[str, dict[str, list[float]]] = {}
-    lacking: dict[str, str] = {}
+    without: dict[str, dict[str, None]] = {}  # method -> data sets on which a run has no value
     for run in runs:
         method, data_set = methods[id(run)], data_sets[id(run)]
         of_method = values.setdefault(method, {})
         if run.value is None or not run.counts:
-            lacking.setdefault(method, f"lacks a value on {data_set}")
+            without.setdefault(method, {})[data_set] = None
         else:
             of_method.setdefault(data_set, []).append(run.value)
+    lacking = {name: f"lacks a value on {list_names([*sets])}" for name, sets in without.items()}
     for method, of_method in values.items():
         if absent := [name for name in names if name not in of_method]:
             lacking.setdefault(method, f"has no run on {list_names(absent)}")
@@ -89,7 +90,7 @@ def rank_notes(ranks: Ranks | None, why_none: str = "") -> Iterator[Note]:
     if ranks is None:
         return
     if ranks.left_out:
-        yield Note(f"sanity rows without a rank: {list_names(ranks.left_out)}")
+        yield Note(f"sanity rows without a rank: {list_names(ranks.left_out, '; ')}")
     best_first = sorted(ranks.mean_ranks.items(), key=lambda item: item[1])
     text = (
         f"mean ranks over {len(ranks.data_sets)} data sets (1 is best): "

@@ -23,6 +23,7 @@ from furnace_hpc.tables.collect import compare_rows, judge_table, with_more_metr
 from furnace_hpc.tables.data_sets import rank_notes, rank_over_data_sets
 from furnace_hpc.tables.factors import SEVERAL, factor_effects
 from furnace_hpc.tables.large.changes import changes_of
+from furnace_hpc.tables.metric import Metric
 from furnace_hpc.tables.notes import notes_of_values
 from furnace_hpc.tables.reading.cache import no_records
 from furnace_hpc.tables.reading.foreign.columns import Query
@@ -34,6 +35,7 @@ from furnace_hpc.tables.table import (
     ForeignResult,
     ForeignSpec,
     Note,
+    Row,
     Run,
     Source,
 )
@@ -144,6 +146,7 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
         ranks, no_ranks = rank_over_data_sets(grid, rows, settings_of)
     notes = [
         *notes_of_values(grid, rows),
+        *_mixed_units(grid, rows),
         *_uneven_steps(runs),
         *_mixed_settings(settings),
         *rank_notes(ranks, no_ranks),
@@ -154,7 +157,7 @@ def collect_foreign(wanted: ForeignTable) -> Ablation:
             rows,
             tuple(notes),
             no_records(),
-            source=_source(wanted, found),
+            source=_source(wanted, found, ranks is not None),
             effects=effects,
             ranks=ranks,
         )
@@ -286,6 +289,25 @@ def _common(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _mixed_units(grid: Grid, rows: Sequence[Row]) -> Iterator[Note]:
+    """Rows with small values of a share, if other values can only be percent."""
+    values = {row.variant: [*row.values.values()] for row in rows}
+    highest = max((value for of_row in values.values() for value in of_row), default=0.0)
+    if Metric(grid.metric, grid.direction).limits != (0.0, 1.0) or highest <= 1:
+        return
+    small = {
+        name: f"{name} {number} of {len(of_row)} runs"
+        for name, of_row in values.items()
+        if (number := sum(0 < value <= 1 for value in of_row))
+    }
+    if small:
+        yield Note(
+            f"units may differ: {grid.metric} has values above 1, and values from 0 to 1 in "
+            f"{list_names(list(small.values()))}. Check that all are shares, or all percent",
+            tuple(small),
+        )
+
+
 def _uneven_steps(runs: Sequence[ForeignRun]) -> Iterator[Note]:
     """Rows with a run whose last value is of an earlier step than that of other runs.
 
@@ -310,11 +332,14 @@ def _mixed_settings(settings: dict[str, list[dict[str, Any]]]) -> Iterator[Note]
             yield Note(f"settings differ between the runs of a row: {list_names(mixed)}", (row,))
 
 
-def _source(wanted: ForeignTable, found: ForeignRuns) -> Source:
+def _source(wanted: ForeignTable, found: ForeignRuns, has_ranks: bool) -> Source:
     values = [run.value for run in found.runs.values() if run.value is not None]
+    is_one = len({run.key.pack for run in found.runs.values()}) < 2
     packs_are = ""
-    if len({run.key.pack for run in found.runs.values()}) > 1:
-        packs_are = "data sets" if wanted.query.data_set is not None else "draws"
+    if wanted.query.data_set is not None:
+        packs_are = "one data set" if is_one else "ranked " * has_ranks + "data sets"
+    elif wanted.query.pack is not None:
+        packs_are = "one pack" if is_one else "draws"
     return Source(
         files=list_names([path.name or str(path) for path in wanted.paths]),
         tool=" and ".join(found.tools),

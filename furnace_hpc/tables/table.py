@@ -230,7 +230,7 @@ class Source(NamedTuple):
     tool: str  # empty if it is unknown
     of_last_step: bool  # whether a value is that of the last step with one
     is_plain: bool  # whether values are shown as they are, not as percentages
-    packs_are: str = ""  # `draws` of one data set, or `data sets`; empty without packs
+    packs_are: str = ""  # a key of `captions.PACKS_ARE`
     inputs: tuple[str, ...] = ()  # full paths of the files, and the metric
 
 

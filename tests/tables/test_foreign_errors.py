@@ -47,6 +47,10 @@ def error_of(path: Path, content: str | bytes, name: str = "runs.csv", **options
         ("", "runs.csv: the file is empty."),
         ("\n\n", "runs.csv: no column variant or row."),
         (HEADER, "runs.csv: no runs, only a header."),
+        (
+            GOOD + 'big,1,"1,000"\n',
+            "runs.csv:4: acc is '1,000', wanted a number. Write a decimal point, and no",
+        ),
         (GOOD + "big,1,high\n", "runs.csv:4: acc is 'high', wanted a number. Correct it"),
         (GOOD + 'big,1,"0,9"\n', "runs.csv:4: acc is '0,9', wanted a number. Write a decimal"),
         (GOOD + "big,1,91%\n", "runs.csv:4: acc is '91%', wanted a number. Remove the percent"),

@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Collection, Iterator
 
-from furnace_hpc.config.parsing.plural import is_are
 from furnace_hpc.config.train_config import UNKNOWN_STEPS, TrainConfig
-from furnace_hpc.tables.output.cells import MARKS, UNDERTRAINED
-from furnace_hpc.tables.statistics import estimates
+from furnace_hpc.tables.output.cells import MARKS
+from furnace_hpc.tables.output.verdict import equivalent_sentence, undertrained
+from furnace_hpc.tables.statistics.estimates import MAX_SIGN_FLIP, sign_flip_floor
 from furnace_hpc.tables.statistics.robust import LEAST_RUNS
 from furnace_hpc.tables.statistics.significance import format_exact_p
 from furnace_hpc.tables.statistics.verdicts import Verdict
@@ -56,11 +56,14 @@ OPTIONAL_COLUMNS = {
 }
 PACKS_ARE = {
     "": "Neither --pack nor --data-set is given: the table says nothing about other data.",
+    "one pack": "All runs have one pack (--pack): the table says nothing about other data.",
+    "one data set": "All runs have one data set (--data-set): the table says nothing about others.",
     "draws": (
         "Packs are draws of one data set (--pack). The files do not say whether packs share "
         "samples: the intervals assume that they do not."
     ),
-    "data sets": (
+    "data sets": "Intervals and tests count data sets (--data-set). They need values on one scale.",
+    "ranked data sets": (
         "Intervals and tests count data sets (--data-set). They need values on one scale, and "
         "ranks do not."
     ),
@@ -79,7 +82,7 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
         *_several_runs_per_seed(ablation),
         *_selected_steps(ablation),
         *_tuning(ablation),
-        _pairs(ablation),
+        *_pairs(ablation),
         *_shared_samples(ablation),
         *_leaks(ablation),
         *_verdicts(ablation),
@@ -104,7 +107,7 @@ def main_sentences(ablation: Ablation) -> list[str]:
     if ablation.source is not None:
         found.append(NOT_CHECKED)
         found.append(PACKS_ARE[ablation.source.packs_are])
-    found += _undertrained(ablation)
+    found += undertrained(ablation)
     return found
 
 
@@ -117,8 +120,8 @@ def further_metrics(ablation: Ablation) -> Iterator[str]:
     if not ablation.why_no_verdict:
         yield f"Verdicts and marks are for {ablation.metric.name}."
     yield (
-        f"{names}: mean ± sample standard deviation over the runs that have a value. No verdict, "
-        f"and no correction counts {them}. Arrows: higher or lower is better."
+        f"{names}: mean ± sample standard deviation over finished runs that have a value. "
+        f"No verdict, and no correction counts {them}. Arrows: higher or lower is better."
     )
 
 
@@ -136,7 +139,7 @@ def short_caption(ablation: Ablation) -> str:
     spread, shared = "mean ± sample standard deviation", ""
     if ablation.packs:
         n += f" runs, {_seeds_each(ablation)} on each of {len(ablation.packs)} {ablation.unit}s"
-        spread += f" over seeds and over {ablation.unit}s"
+        spread += f" over {'seeds and over ' * _has_several_seeds(ablation)}{ablation.unit}s"
         if any(row.test_per_train for row in ablation.rows):
             shared = ", corrected for shared samples (Nadeau and Bengio)"
     else:
@@ -145,10 +148,16 @@ def short_caption(ablation: Ablation) -> str:
     if _has_intervals(ablation) and not ablation.why_no_verdict:
         marks = f" {marks_sentence()}"
     tuned = "".join(f" {sentence}" for sentence in _tuned_shortly(ablation))
-    return (
-        f"{ablation.metric.name}: {spread}, n = {n}; difference to {ablation.grid.reference} "
-        f"{_interval_words(ablation)}{shared}.{marks}{tuned}"
-    )
+    difference = ""
+    if ablation.compared:
+        words = _interval_words(ablation)
+        difference = f"; difference to {ablation.grid.reference} {words}{shared}"
+    return f"{ablation.metric.name}: {spread}, n = {n}{difference}.{marks}{tuned}"
+
+
+def _has_several_seeds(ablation: Ablation) -> bool:
+    """Whether a cell has a standard deviation over the seeds of a pack."""
+    return any(row.deviation is not None for row in ablation.rows)
 
 
 def _seeds_each(ablation: Ablation) -> str:
@@ -190,16 +199,6 @@ def marks_sentence() -> str:
     return f"{better} better, {worse} worse: the interval excludes zero, and no run is missing."
 
 
-def equivalent_sentence(ablation: Ablation) -> Iterator[str]:
-    """What the verdict equivalent means. Nothing without a smallest effect of interest."""
-    if ablation.grid.sesoi is not None:
-        effect = ablation.metric.scale.show_amount(ablation.grid.sesoi)
-        yield (
-            f"Equivalent: two one-sided t tests (5 %, Bonferroni) show a difference of less than "
-            f"{effect} (sesoi)."
-        )
-
-
 def _values(ablation: Ablation) -> str:
     """Metric, and what its mean and deviation are taken over."""
     metric, seeds = ablation.metric, ", ".join(map(str, ablation.grid.seeds))
@@ -210,11 +209,16 @@ def _values(ablation: Ablation) -> str:
     packs, own, unit = ", ".join(ablation.packs), "", ablation.unit
     if ablation.source is None:
         own = "Each pack and seed has its own initial weights and sample order. "
+    seeds_spread, gaps = "", ""
+    if _has_several_seeds(ablation):
+        seeds_spread = f" ± (seeds): sample standard deviation within a {unit}, pooled."
+    if any(row.n < row.n_expected for row in ablation.rows):
+        gaps = f" The mean of a row that lacks runs is over the {unit}s and seeds that it has."
     return (
         f"{text}mean over {len(ablation.packs)} {unit}s ({packs}). {own}"
         f"The value of a {unit} is the mean over {_seeds_each(ablation)} of the training. "
-        f"Seeds: {seeds}. n counts runs. ± (seeds): sample standard deviation within a {unit}, "
-        f"pooled. ± ({unit}s): sample standard deviation of the {unit}s' means."
+        f"Seeds: {seeds}. n counts runs.{seeds_spread} ± ({unit}s): sample standard deviation of "
+        f"the {unit}s' means.{gaps}"
     )
 
 
@@ -297,17 +301,20 @@ def _is_selected(config: TrainConfig) -> bool:
     return config.evaluation.select == "best" and has_choice
 
 
-def _pairs(ablation: Ablation) -> str:
-    """How the difference is computed."""
+def _pairs(ablation: Ablation) -> Iterator[str]:
+    """How the difference is computed. Nothing if there is none."""
+    if not ablation.compared:
+        return
     reference, interval, unit = ablation.grid.reference, _interval_words(ablation), ablation.unit
     if not ablation.packs:
         same = "The runs of a pair share samples, so the interval is about these samples alone."
-        return (
+        yield (
             f"Difference to {reference}: mean over the seeds that both rows have, {interval}."
             f"{f' {same}' * (ablation.source is None)}"
         )
+        return
     why = ", because runs on one pack share its samples" * (ablation.source is None)
-    return (
+    yield (
         f"Difference to {reference}: runs on one {unit} with one seed form a pair. Pairs are "
         f"averaged over the seeds of a {unit}, then over {unit}s, {interval}. "
         f"Interval and tests count {unit}s{why}."
@@ -331,7 +338,8 @@ def _verdicts(ablation: Ablation) -> Iterator[str]:
         yield ablation.why_no_verdict
         return
     if not _has_intervals(ablation):
-        yield "No row has an interval, so all rows are undecided."
+        if ablation.compared:
+            yield "No row has an interval, so all rows are undecided."
         return
     yield marks_sentence()
     yield from _without_marks(ablation)
@@ -360,33 +368,24 @@ def _tests(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:
             f"(1 of {1 / ablation.resolution:,.0f})."
         )
     if "holm_p" in columns and not ablation.why_no_verdict:
+        stricter = ", which is stricter," * any(found.family > 1 for found in tested)
         yield (
             f"p (Holm): paired t test, two-sided, Holm's correction for {ablation.family}. "
-            f"Verdicts follow the interval, which is stricter, and need all runs."
+            f"Verdicts follow the interval{stricter} and need all runs."
         )
     numbers = sorted({found.n for found in tested if found.sign_flip_p is not None})
+    unit = f"{ablation.unit}s" if ablation.packs else "pairs"
     if numbers and "sign_flip_p" in columns:
-        unit = f"{ablation.unit}s" if ablation.packs else "pairs"
-        floors = [
-            f"{format_exact_p(estimates.sign_flip_floor(n))} with {n} {unit}" for n in numbers
-        ]
+        floors = [f"{format_exact_p(sign_flip_floor(n))} with {n} {unit}" for n in numbers]
         yield (
             f"p (flip): exact paired sign-flip permutation test, not corrected. "
             f"Its smallest possible p is {', '.join(floors)}."
         )
+    if "sign_flip_p" in columns and any(found.n > MAX_SIGN_FLIP for found in tested):
+        yield f"p (flip) is not computed for more than {MAX_SIGN_FLIP} {unit}."
     if "effect" in columns:
         yield ("Effect: Cohen's d of the paired differences (mean divided by standard deviation).")
-    yield from _undertrained(ablation)
-
-
-def _undertrained(ablation: Ablation) -> Iterator[str]:
-    """Sanity rows that are better than the reference."""
-    if names := ablation.stronger_sanity:
-        rows = f"sanity row{'s' * (len(names) > 1)} {' and '.join(names)} {is_are(len(names))}"
-        yield (
-            f"{UNDERTRAINED.capitalize()}: the {rows} better than {ablation.grid.reference}. "
-            f"Longer training may give the same differences."
-        )
+    yield from undertrained(ablation)
 
 
 def _optional(ablation: Ablation, columns: Collection[str]) -> Iterator[str]:

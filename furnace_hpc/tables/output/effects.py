@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from furnace_hpc.tables.output.captions import equivalent_sentence, marks_sentence
+from furnace_hpc.tables.output.captions import marks_sentence
 from furnace_hpc.tables.output.cells import MARKS, text_of_difference
 from furnace_hpc.tables.output.escape import html, markdown, one_line
 from furnace_hpc.tables.output.latex_letters import letters_of
+from furnace_hpc.tables.output.verdict import equivalent_sentence
 from furnace_hpc.tables.statistics import estimates
 from furnace_hpc.tables.statistics.factorial import MAX_CONTRASTS, Effect, FactorEffects
 from furnace_hpc.tables.statistics.interactions import Omnibus

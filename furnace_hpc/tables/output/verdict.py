@@ -1,5 +1,6 @@
 """Verdict, report and next command: the last lines of `furnace aggregate`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from furnace_hpc.config.parsing.command_line import furnace
@@ -67,6 +68,26 @@ def verdict(ablation: Ablation) -> str:
     return "; ".join(sentences) or "one row, nothing to compare"
 
 
+def equivalent_sentence(ablation: Ablation) -> Iterator[str]:
+    """What the verdict equivalent means. Nothing without a smallest effect of interest."""
+    if ablation.grid.sesoi is not None:
+        effect = ablation.metric.scale.show_amount(ablation.grid.sesoi)
+        yield (
+            f"Equivalent: two one-sided t tests (5 %, Bonferroni) show a difference of less than "
+            f"{effect} (sesoi)."
+        )
+
+
+def undertrained(ablation: Ablation) -> Iterator[str]:
+    """Sanity rows that are better than the reference, as a sentence."""
+    if names := ablation.stronger_sanity:
+        rows = f"sanity row{'s' * (len(names) > 1)} {' and '.join(names)} {is_are(len(names))}"
+        yield (
+            f"{UNDERTRAINED.capitalize()}: the {rows} better than {ablation.grid.reference}. "
+            f"Longer training may give the same differences."
+        )
+
+
 def verdict_sentences(ablation: Ablation) -> list[tuple[str, str]]:
     """(verdict, sentence) of each row that is compared. The numbers are those of the table."""
     return [
@@ -107,12 +128,17 @@ def _sentence(ablation: Ablation, row: Row, word: Verdict) -> str:
 def _why_undecided(ablation: Ablation, row: Row) -> str:
     reference = ablation.reference
     if row.gaps:
-        return f"{row.gaps}, and the rest may be the better runs"
+        return f"{row.gaps}{_about_the_rest(row)}"
     if reference is not None and reference.gaps:
-        return f"{reference.gaps} in {reference.variant}, and the rest may be the better runs"
+        return f"{reference.gaps} in {reference.variant}{_about_the_rest(reference)}"
     if row.difference is None or row.difference.shown is None:
         return "there is no interval"
     return "the interval contains zero"
+
+
+def _about_the_rest(row: Row) -> str:
+    """What the remaining runs of a row with gaps may be. Empty if none remains."""
+    return ", and the rest may be the better runs" * any(run.counts for run in row.runs)
 
 
 def next_command(ablation: Ablation, folder: GridFolder) -> str:

@@ -17,6 +17,7 @@ MAX_PAIRS = 1000  # `pairs_needed` stops there
 # A spread of differences below this share of the largest value is rounding. Trackers write
 # values in fp32, whose differences are wrong by up to 1.2e-7 of the larger value.
 SAME = 3e-7
+ROUNDING = 1e-12  # a constant difference below this share of the largest value is zero
 
 Interval = tuple[float, float]
 
@@ -187,7 +188,10 @@ def paired_difference(
     largest = max(map(abs, [*values, *reference]))
     is_constant = max(differences) - min(differences) <= SAME * largest  # true for one pair
     if len(differences) < 2 or (is_constant and not resolution):
-        return Difference(statistics.fmean(differences), None, len(differences))
+        center = statistics.fmean(differences)
+        if abs(center) <= ROUNDING * largest:
+            center = 0.0  # such as 0.1 + 0.2 and 0.3
+        return Difference(center, None, len(differences))
     return Difference(
         statistics.fmean(differences),
         t_interval(differences, least_deviation=resolution),

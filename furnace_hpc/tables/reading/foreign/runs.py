@@ -310,7 +310,7 @@ def _number(place: str, column: str, value: Any) -> float | None:
         if text.endswith("%"):
             fix = "Remove the percent sign"
         elif text.count(",") == 1 and text.replace(",", "").lstrip("+-").isdigit():
-            fix = "Write a decimal point"
+            fix = "Write a decimal point, and no separator of thousands"
         raise ConfigError(f"{place}: {column} is {short(text)!r}, wanted a number. {fix}") from None
     return None if isnan(number) else number
 
