@@ -144,10 +144,7 @@ def _csv_test(ablation: Ablation, test: Omnibus) -> dict[str, Any]:
 
 
 def to_ranks_csv(ablation: Ablation) -> str:
-    """One line per method: its scores and ranks on the data sets. Empty without several.
-
-    There is no critical difference if the Friedman test shows no difference.
-    """
+    """One line per method: its scores and ranks on the data sets. Empty without several."""
     ranks = ablation.ranks
     if ranks is None:
         return ""
