@@ -26,6 +26,7 @@ from furnace_hpc.engine.features.build import NO_FEATURES, Features, frozen_feat
 from furnace_hpc.engine.metering.flops import Coefficients, step_coefficients
 from furnace_hpc.engine.micro_batch import probe, resolved
 from furnace_hpc.engine.portable import set_up_portable
+from furnace_hpc.engine.preload import no_collection
 from furnace_hpc.engine.ranks.distributed import Processes
 from furnace_hpc.engine.ranks.stop import StopRequest
 from furnace_hpc.engine.ranks.watchdog import Watchdog
@@ -230,7 +231,8 @@ def build_model(config: TrainConfig, manifest: Manifest) -> Network:
     num_classes = {task.name: len(manifest.labels[task.name].classes) for task in config.tasks}
     seed_everything(config.training_seed)
     shapes = InputShapes.of(manifest)
-    return make_network(config.model, shapes, num_classes, config.loss, config.ordinal_tasks)
+    with no_collection():  # it imports encoders
+        return make_network(config.model, shapes, num_classes, config.loss, config.ordinal_tasks)
 
 
 def _print_left_out(model: Network) -> None:

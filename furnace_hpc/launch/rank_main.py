@@ -65,8 +65,11 @@ def _train(folder: RunFolder, attempt: int, rank: Rank, verdict: RankVerdict) ->
     # A file system may hang during the imports, before any watchdog runs.
     faulthandler.dump_traceback_later(START_S, exit=True, file=2)
     # Only compute nodes import torch and DeepSpeed.
-    from furnace_hpc.engine.loop import train
-    from furnace_hpc.engine.ranks.distributed import RankInfo
+    from furnace_hpc.engine.preload import no_collection
+
+    with no_collection():
+        from furnace_hpc.engine.loop import train
+        from furnace_hpc.engine.ranks.distributed import RankInfo
 
     faulthandler.cancel_dump_traceback_later()
     info = RankInfo(*rank[:3], rendezvous=folder.rendezvous(attempt))

@@ -97,6 +97,21 @@ def test_runs_of_a_grid_count_once(small_data, tmp_path, monkeypatch):
     assert counted(config, small_data, tmp_path)[1] == (7.0, 0.0, 0.0)
 
 
+def test_weights_of_terms_need_no_count(small_data, tmp_path, monkeypatch):
+    """Their values change no FLOPs, only whether a term is computed."""
+    terms = ("alpha", "beta", "info_nce", "vicreg", "unimodal")
+    settings = [{f"loss__{name}": weight for name in terms} for weight in (0.1, 0.7)]
+    settings[1] |= {"loss__temperature": 0.2, "loss__vicreg_gamma": 2.0}
+    config, other = (make_config(**changes) for changes in settings)
+    _, first = counted(config, small_data, tmp_path / "first")
+    assert counted(other, small_data, tmp_path / "other")[1] == first
+    for name in terms[2:]:
+        without = config.model_copy(update={"loss": config.loss.model_copy(update={name: 0.0})})
+        assert counted(without, small_data, tmp_path / "first")[1] != first
+    monkeypatch.setattr(flops, "_count", lambda *arguments: pytest.fail("counted again"))
+    assert counted(other, small_data, tmp_path / "first")[1] == first
+
+
 def test_a_model_that_cannot_be_counted(small_data, tmp_path, monkeypatch, capsys):
     """The run goes ahead without FLOPs."""
 

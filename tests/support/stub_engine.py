@@ -16,6 +16,7 @@ import furnace_hpc
 
 PRELOAD = """
 import os, threading, time
+from contextlib import nullcontext as no_collection
 def preload():
     with open(os.environ["STUB"] + "/preloads", "a") as file:
         file.write(f"{os.getpid()}\\n")

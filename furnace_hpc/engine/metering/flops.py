@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from furnace_hpc.config.manifest import TEXT_SECOND, Manifest
+from furnace_hpc.config.sections.loss import LossConfig
 from furnace_hpc.config.train_config import TrainConfig
 from furnace_hpc.data.features.reader import mask_key
 from furnace_hpc.data.loading.batches import TEXT_MULTIPLE, Batch
@@ -74,7 +75,7 @@ def step_coefficients(
     """
     sizes = {name: list(column.shape) for name, column in manifest.columns.items()}
     key = [
-        *(config.model.model_dump(mode="json"), config.loss.model_dump(mode="json")),
+        *(config.model.model_dump(mode="json"), _computed_terms(config.loss)),
         *(config.model_dump(mode="json")["tasks"], sizes, _classes(config, manifest)),
         *(micro_batch_size, manifest.vocab_size, torch.__version__, code_hash()),
         *sorted(features.items()),
@@ -94,6 +95,14 @@ def step_coefficients(
         cache.mkdir(exist_ok=True)
         write_atomically(path, json.dumps(found))
     return found
+
+
+def _computed_terms(config: LossConfig) -> dict[str, Any]:
+    """The settings of the loss that change its FLOPs. Of a number only whether it is 0 does."""
+    settings = config.model_dump(mode="json")
+    return {
+        name: bool(value) if isinstance(value, float) else value for name, value in settings.items()
+    }
 
 
 def _count(
