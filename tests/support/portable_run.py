@@ -24,6 +24,13 @@ TINY_MODEL = {
     "model.text_layers": 1,
     "global_batch_size": 8,
 }
+# Variables that choose other code paths on the same CPU. `fix_instructions` replaces the first two.
+CODE_PATHS = {
+    "OpenBLAS for Sandy Bridge": {"OPENBLAS_CORETYPE": "Sandybridge"},
+    "numpy without AVX2": {"NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX2 FMA3 AVX512F"},
+    "C library without FMA and AVX2": {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-FMA,-FMA4,-AVX2"},
+    "numba without AVX": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+}
 PACK = """
 import json, sys
 sys.executable = sys.argv[2] or sys.executable
@@ -37,7 +44,11 @@ pack(TriDigitsKnobs(**json.loads(sys.argv[3])), Path(sys.argv[1]), lambda *_: No
 
 
 def pack(
-    out: Path, knobs: dict[str, Any], emulator: list[str] | None = None, python: str = ""
+    out: Path,
+    knobs: dict[str, Any],
+    emulator: list[str] | None = None,
+    python: str = "",
+    **variables: str,
 ) -> dict[str, str]:
     """Pack TriDigits in a new process. Return the hash of each file, and the fingerprint.
 
@@ -46,9 +57,10 @@ def pack(
         knobs: sizes, and source of speech.
         emulator: command in front of Python.
         python: program by which the process starts espeak. Empty: this Python.
+        variables: set in the environment of the process.
     """
     words = [sys.executable, "-c", PACK, str(out), python, json.dumps(knobs)]
-    run([*(emulator or []), *words], out.parent)
+    run([*(emulator or []), *words], out.parent, **variables)
     manifest = read_manifest(out)
     hashes = {name: file.xxh3_128 for name, file in manifest.files.items()}
     return hashes | {"fingerprint": manifest.fingerprint}
