@@ -263,9 +263,16 @@ def test_infinity_and_nan_are_refused(key):
 
 def test_a_result_may_hold_nan_and_comes_back():
     result = result_of(run({}), accuracy=float("nan"))
-    again = RunResult.model_validate_json(json.dumps(result.model_dump()))
+    again = RunResult.from_json(json.dumps(result.model_dump()))
     assert str(again.metrics["test/digit/accuracy"]) == "nan"
     assert again.model_dump(exclude={"metrics"}) == result.model_dump(exclude={"metrics"})
+
+
+@pytest.mark.parametrize("change", [{"steps": "500"}, {"wall_s": "80"}, {"attempts": True}])
+def test_no_value_of_a_result_is_converted(change):
+    content = result_of(run({})).model_dump() | change
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        RunResult.from_json(json.dumps(content))
 
 
 def test_configuration_is_frozen():
