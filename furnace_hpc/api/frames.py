@@ -127,7 +127,7 @@ class Results:
             f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
             f"<p>{html(' '.join(main_sentences(ablation)))}</p><ul>{notes}</ul>"
             f"<details><summary>How to read this table</summary>"
-            f"<p>{html(' '.join(caption(ablation, tuple(titles))))}</p></details>"
+            f"<p>{html(' '.join(caption(ablation, titles)))}</p></details>"
         )
 
 

@@ -73,7 +73,7 @@ def test_packs_pair_runs_and_are_counted(tmp_path):
     ablation = table_of(write_csv(tmp_path / "runs.csv", lines), pack="data")
     assert ablation.packs == ("set0", "set1", "set2")
     assert ablation.rows[1].difference.n == 3
-    assert "mean over 3 packs" in " ".join(caption(ablation, tuple(headings(ablation))))
+    assert "mean over 3 packs" in " ".join(caption(ablation, headings(ablation)))
 
 
 @pytest.mark.parametrize("empty", ["", "NaN", "nan", "null", "N/A"])
@@ -106,7 +106,7 @@ def test_unknown_costs_are_left_out(tmp_path):
     data = texts["report.html"].partition('id="data">')[2].partition("</script>")[0]
     run = json.loads(data)["rows"][0]["runs"][0]
     assert (run["steps"], run["folder"]) == (None, f"{tmp_path}/runs.csv:2")
-    sentences = caption(ablation, tuple(headings(ablation)))
+    sentences = caption(ablation, headings(ablation))
     assert "Read from runs.csv." in sentences
     assert not [sentence for sentence in sentences if sentence.startswith("Measured at")]
 
@@ -237,7 +237,7 @@ def test_wandb_histories_count_the_last_step(tmp_path, in_folders):
         write_json_lines(path, steps)
     ablation = table_of(tmp_path, metric="val.acc")
     assert values_of(ablation) == {"base": BASE, "big": BIG}
-    sentences = caption(ablation, tuple(headings(ablation)))
+    sentences = caption(ablation, headings(ablation))
     assert "The value of a run is its value at the last step that has one." in sentences
 
 
@@ -342,7 +342,7 @@ def test_the_caption_claims_only_what_files_say(tmp_path):
     lines = [line | {"fold": f"f{line['seed']}"} for line in wide_lines()]
     write_csv(tmp_path / "runs.csv", lines)
     ablation = table_of(tmp_path / "runs.csv", pack="fold")
-    text = " ".join(caption(ablation, tuple(headings(ablation))))
+    text = " ".join(caption(ablation, headings(ablation)))
     assert "The value of a pack is the mean over 1 seed of the training. Seeds: 0, 1, 2, 3." in text
     assert "n = 4 runs, 1 seed on each of 4 packs" in short_caption(ablation)
     for claim in ("initial weights", "share its samples", "whole"):
@@ -350,7 +350,7 @@ def test_the_caption_claims_only_what_files_say(tmp_path):
     warning = "The files do not say whether packs share samples"
     assert warning in " ".join(main_sentences(ablation))
     plain = table_of(tmp_path / "runs.csv")
-    assert "same samples" not in " ".join(caption(plain, tuple(headings(plain))))
+    assert "same samples" not in " ".join(caption(plain, headings(plain)))
 
 
 def test_files_of_one_name_keep_their_results(tmp_path):

@@ -71,8 +71,7 @@ NOT_CHECKED = (
 )
 
 
-@once_per_table
-def caption(ablation: Ablation, columns: tuple[str, ...]) -> list[str]:
+def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
     """The sentences that explain the numbers under `columns`."""
     return [
         _values(ablation),
@@ -124,11 +123,13 @@ def further_metrics(ablation: Ablation) -> Iterator[str]:
     )
 
 
-def _leaks(ablation: Ablation) -> Iterator[str]:
+@once_per_table
+def _leaks(ablation: Ablation) -> list[str]:
     """Files and groups that the packed data has in two splits."""
     origins = [result.data_origin for run in ablation.runs if (result := run.own_result)]
-    for leak in sorted({origin.leak for origin in origins if origin} - {""}):
-        yield f"The data has {leak} in two splits (--allow-leak), so its scores are too good."
+    leaks = sorted({origin.leak for origin in origins if origin} - {""})
+    end = "in two splits (--allow-leak), so its scores are too good."
+    return [f"The data has {leak} {end}" for leak in leaks]
 
 
 def short_caption(ablation: Ablation) -> str:

@@ -146,7 +146,7 @@ def _num_lines(text: str, line: int = LINE) -> int:
 
 def _explanation(ablation: Ablation, titles: Collection[str]) -> list[str]:
     """What a caption has no room for: how to read the numbers, changes and tuned values."""
-    sentences = ["How to read this table:", *caption(ablation, tuple(titles))]
+    sentences = ["How to read this table:", *caption(ablation, titles)]
     if "changes" not in titles:
         changes = {row.variant: format_changes(row) for row in ablation.rows}
         sentences += [f"{variant}: {text}." for variant, text in changes.items() if text]

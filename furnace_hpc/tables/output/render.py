@@ -183,7 +183,7 @@ def to_markdown(ablation: Ablation) -> str:
         lines.append(_markdown_row(texts))
     lines += ["", " ".join(map(markdown, main_sentences(ablation))), ""]
     lines += ["<details><summary>How to read this table</summary>", ""]
-    sentences = [*caption(ablation, tuple(titles))]
+    sentences = caption(ablation, titles)
     if any(titles.keys() & cells.ranges.keys() for cells in all_cells(ablation)):
         sentences.append("Beside a median: lowest and highest run.")
     lines += [" ".join(map(markdown, sentences)), "", "</details>", ""]

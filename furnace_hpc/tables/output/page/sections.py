@@ -34,7 +34,7 @@ def table(ablation: Ablation) -> Iterator[str]:
     """The table with its explanation and notes."""
     titles = headings(ablation)
     brief = html(" ".join(main_sentences(ablation)))
-    explanation = html(" ".join(caption(ablation, tuple(titles))))
+    explanation = html(" ".join(caption(ablation, titles)))
     yield f"""<section aria-labelledby="table-title">
 <div class="bar">
 <h2 id="table-title">Table</h2>
