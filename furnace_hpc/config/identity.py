@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
-from operator import is_
 from typing import Any
 
 from pydantic import BaseModel
@@ -28,13 +27,19 @@ def identity_sha256(config: BaseModel, data_fingerprint: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+_newest: dict[tuple[Any, ...], tuple[BaseModel, str]] = {}  # what the last call has written
+
+
 def seeded_hashes(configs: Sequence[BaseModel], data_fingerprints: Sequence[str]) -> list[str]:
     """`identity_hash` of many configs.
 
-    Neighbours that differ only in the seed are written as JSON once. A section that neighbours
-    share is read once. This saves most of the time.
+    Neighbours that differ only in the seed are written as JSON once, and so are configs of which
+    the last call had another seed or other data. A section that neighbours share is read once.
+    This saves most of the time.
     """
-    hashes, before, data = list[str](), None, ""
+    global _newest
+    hashes, known = list[str](), dict[tuple[Any, ...], tuple[BaseModel, str]]()
+    before: tuple[Any, ...] = ()
     start = end = ""
     newest: dict[type, tuple[BaseModel, dict[str, Any]]] = {}  # class -> section and its content
 
@@ -45,27 +50,24 @@ def seeded_hashes(configs: Sequence[BaseModel], data_fingerprints: Sequence[str]
         return same[1]
 
     for config, fingerprint in zip(configs, data_fingerprints, strict=True):
-        if before is None or data != fingerprint or not _differ_in_seed_alone(config, before):
-            text = _json([_hashed(config, of_section) | {"seed": _SEED}, fingerprint])
-            start, end = text.split(_json(_SEED))
-        before, data = config, fingerprint
-        text = f"{start}{json.dumps(vars(config)['seed'])}{end}"
+        # equal keys: all fields but the seed are the same objects, as in a copy
+        fields = vars(config)
+        key = type(config), *[id(value) for name, value in fields.items() if name != "seed"]
+        if key != before:
+            if key not in _newest:
+                _newest[key] = config, _json(_hashed(config, of_section) | {"seed": _SEED})
+            known[key] = _newest[key]
+            start, end = known[key][1].split(_json(_SEED))
+            before = key
+        text = f"[{start}{_json(fields['seed'])}{end},{_json(fingerprint)}]"
         hashes.append(hashlib.sha256(text.encode()).hexdigest()[:8])
+    _newest = known
     return hashes
 
 
 _PLAIN = frozenset({bool, int, float, str, type(None)})
 _SEED = "\0seed"  # no text of a config contains a zero byte
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-
-
-def _differ_in_seed_alone(one: BaseModel, other: BaseModel) -> bool:
-    """Whether all other fields are the same objects, as in a copy."""
-    if type(one) is not type(other):
-        return False
-    ours, theirs = vars(one), vars(other)
-    num_same = sum(map(is_, ours.values(), map(theirs.get, ours)))
-    return num_same + (ours["seed"] is not theirs["seed"]) == len(ours)
 
 
 def identity(model: BaseModel, only: Collection[str] | None = None) -> dict[str, Any]:

@@ -142,7 +142,7 @@ class RunFolder:
 
     def predictions(self, split: str) -> Path:
         """Logits, labels, presence and sample ids of one split."""
-        return self.path / "predictions" / f"{split}.npz"
+        return self.path / f"predictions/{split}.npz"
 
     def log(self, attempt: int, node: int) -> Path:
         """Log of the ranks of one node. Node 0 has rank 0."""

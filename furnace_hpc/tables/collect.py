@@ -40,7 +40,7 @@ from furnace_hpc.tables.table import (
     Ablation,
     Row,
     Run,
-    on_the_same_data,
+    data_sets_of,
     several_packs,
     test_per_train,
     values_by_draw,
@@ -214,7 +214,7 @@ def _check_result(
         if record.result is None:
             return record, None, _check_link(folder, status)
     try:
-        result = RunResult.model_validate_json(record.result.decode("utf-8"))
+        result = RunResult.from_json(record.result.decode("utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
         return record, None, _unusable(get_status(folder), _why_unreadable(error))
     if result.run_id != folder.run_id and not _is_adopted(folder, result):
@@ -275,13 +275,13 @@ def compare_rows(
     theirs = named.get(reference)
     if not theirs:
         return tuple(Row(name, tuple(runs), (), None) for name, runs in named.items())
-    found = []
+    found, data_sets = [], data_sets_of(theirs)
     for name, ours in named.items():
         changes = find_changes(ours, theirs)
         if by:  # the runs of one row differ in the other keys
             changes = tuple(change for change in changes if change.key in by)
         difference = None
-        if ours is not theirs and on_the_same_data(ours, theirs):
+        if ours is not theirs and data_sets_of(ours) == data_sets:
             difference = difference_of(ours, theirs, resolution)
         found.append(Row(name, tuple(ours), changes, difference))
     return tuple(found)

@@ -111,7 +111,7 @@ def _fingerprint_of_run(records: Records, run_id: str) -> str:
     if record is None or record.result is None:
         return ""
     try:
-        return fingerprint_of(RunResult.model_validate_json(record.result))
+        return fingerprint_of(RunResult.from_json(record.result))
     except ValueError:  # damaged
         return ""
 

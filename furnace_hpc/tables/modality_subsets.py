@@ -149,9 +149,8 @@ def _subset(name: str) -> str:
 def _subset_order(ablation: Ablation) -> Callable[[str], tuple[int, list[int], str]]:
     """Sort key of subsets: small ones first, modalities in the order of the configs."""
     modalities: list[str] = []
-    for run in ablation.runs:
-        if run.own_spec:
-            modalities += run.own_spec.config.model.modalities
+    for config in ablation.configs:
+        modalities += config.model.modalities
     place = {name: number for number, name in enumerate(dict.fromkeys(modalities))}
 
     def order(subset: str) -> tuple[int, list[int], str]:

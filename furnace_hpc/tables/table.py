@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from furnace_hpc.config.grids.grid import Grid
-from furnace_hpc.config.train_config import RunSpec
+from furnace_hpc.config.train_config import RunSpec, TrainConfig
 from furnace_hpc.runs.folder import RunFolder
 from furnace_hpc.runs.records.declaration import Declared
 from furnace_hpc.runs.records.result import RunResult
@@ -124,7 +124,7 @@ class Row:
     @cached_property
     def data_sets(self) -> set[str]:
         """Names of the data sets of its runs. Empty for runs of other tools."""
-        return _data_sets(self.runs)
+        return data_sets_of(self.runs)
 
     @cached_property
     def values(self) -> dict[Draw, float]:
@@ -275,6 +275,13 @@ class Ablation:
         return [run for row in self.rows for run in row.runs]
 
     @cached_property
+    def configs(self) -> list[TrainConfig]:
+        """The configs of the runs, one for each row and data. The others differ in the seed."""
+        specs = [run.own_spec for run in self.runs]
+        found = {(spec.variant, spec.data_fingerprint): spec.config for spec in specs if spec}
+        return list(found.values())
+
+    @cached_property
     def missing(self) -> list[Run]:
         """Runs without a result."""
         return [run for run in self.runs if run.result is None]
@@ -352,12 +359,8 @@ def several_packs(grid: Grid) -> tuple[str, ...]:
     return grid.packs
 
 
-def on_the_same_data(ours: Sequence[Run], theirs: Sequence[Run]) -> bool:
-    """Whether two rows were trained on the same data sets. True for runs of other tools."""
-    return _data_sets(ours) == _data_sets(theirs)
-
-
-def _data_sets(runs: Sequence[Run]) -> set[str]:
+def data_sets_of(runs: Sequence[Run]) -> set[str]:
+    """Names of the data sets of some runs. Empty for runs of other tools."""
     specs = [run.own_spec for run in runs]
     return {spec.config.data.name for spec in specs if spec}
 

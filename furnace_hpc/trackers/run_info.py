@@ -115,7 +115,7 @@ def _state(attempts: list[Attempt], result: RunResult | None) -> str:
 def _result(record: Record) -> RunResult | None:
     """The result. None if it is missing or damaged."""
     try:
-        return RunResult.model_validate_json(record.result or b"")
+        return RunResult.from_json(record.result or b"")
     except ValidationError:
         return None
 

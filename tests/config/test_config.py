@@ -263,7 +263,7 @@ def test_infinity_and_nan_are_refused(key):
 
 def test_a_result_may_hold_nan_and_comes_back():
     result = result_of(run({}), accuracy=float("nan"))
-    again = RunResult.model_validate_json(json.dumps(result.model_dump()))
+    again = RunResult.from_json(json.dumps(result.model_dump()))
     assert str(again.metrics["test/digit/accuracy"]) == "nan"
     assert again.model_dump(exclude={"metrics"}) == result.model_dump(exclude={"metrics"})
 

@@ -27,3 +27,15 @@ def test_identities_of_many_configs_are_their_own():
     alone = [identity_hash(config, "data") for config in configs]
     assert seeded_hashes(configs, ["data"] * len(configs)) == alone
     assert len(set(alone)) == 5
+
+
+def test_the_last_identities_are_used_again():
+    """Other seeds, data and sections of the same configs give the digits of each config alone."""
+    configs = [make_config(), make_config(loss__alpha=0.7)]
+    seeded_hashes(configs, ["", ""])
+    again = [config.model_copy(update={"seed": seed}) for config in configs for seed in (1, 2)]
+    again += [config.model_copy(update={"loss": configs[1].loss}) for config in again]
+    for data in ("data", "other data"):
+        alone = [identity_hash(config, data) for config in again]
+        assert seeded_hashes(again, [data] * len(again)) == alone
+        assert seeded_hashes(again[::-1], [data] * len(again)) == alone[::-1]

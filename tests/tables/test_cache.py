@@ -221,6 +221,15 @@ def test_files_that_are_not_json(tmp_path):
     assert read_record(folder.run("none")).result is None
 
 
+@pytest.mark.parametrize("change", [{"steps": "500"}, {"wall_s": "80"}, {"attempts": True}])
+def test_no_value_of_a_result_is_converted(tmp_path, change):
+    grid, runs, folder, (first, *_) = some_runs(tmp_path)
+    write_json(first.result, json.loads(first.result.read_bytes()) | change)
+    (run,) = [run for run in collect(grid, runs, folder).runs if run.run_id == first.run_id]
+    assert run.result is None
+    assert run.status.reason == "result.json was written by another version of the code"
+
+
 def test_run_ids_of_many_runs():
     content = {
         "base": {"deepspeed": "zero1", "steps": 500},

@@ -1,10 +1,9 @@
 """The result that a run writes at its end."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from furnace_hpc.config.base import Config
 from furnace_hpc.config.errors import ConfigError
 from furnace_hpc.config.manifest import PackOrigin
 from furnace_hpc.config.parsing.format_number import check_not_newer
@@ -12,10 +11,11 @@ from furnace_hpc.host.regular_file import read_regular
 from furnace_hpc.runs.folder import RunFolder, write_json
 
 
-class RunResult(Config):
+class RunResult(BaseModel):
     """`result.json`: written once, last. If it exists, the run is done."""
 
-    model_config = ConfigDict(allow_inf_nan=True)  # the scores of a diverged run may be NaN
+    # the scores of a diverged run may be NaN
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
 
     format: Literal[1] = 1
     run_id: str
@@ -35,14 +35,16 @@ class RunResult(Config):
         description="SHA-256 of the final fp32 parameters, in name order"
     )
     initial_weights: dict[str, str] = Field(
-        default={}, description="source of `init_from` -> SHA-256 of the values taken from it"
+        default_factory=dict,
+        description="source of `init_from` -> SHA-256 of the values taken from it",
     )
     weights_fingerprints: dict[str, str] = Field(
-        default={},
+        default_factory=dict,
         description="config key of an encoder or a source of `init_from` -> hash of its weights",
     )
     weights_revisions: dict[str, str] = Field(
-        default={}, description="config key of an encoder -> its revision in the hub's cache"
+        default_factory=dict,
+        description="config key of an encoder -> its revision in the hub's cache",
     )
     num_parameters: int = Field(description="numbers in the network, frozen ones included")
     trainable_parameters: int | None = Field(
@@ -94,6 +96,15 @@ class RunResult(Config):
         description="library -> version; image -> the container's image"
     )
 
+    @classmethod
+    def from_json(cls, content: bytes | str) -> Self:
+        """Parse a result. It is refused if pydantic would convert a value, such as `"500"` to 500.
+
+        Raises:
+            ValidationError: it is damaged, or of another version.
+        """
+        return cls.model_validate_json(content, strict=True)
+
 
 def read_result(folder: RunFolder) -> RunResult | None:
     """The result. None if the run is not done.
@@ -102,7 +113,7 @@ def read_result(folder: RunFolder) -> RunResult | None:
         ConfigError: the file is damaged.
     """
     try:
-        return RunResult.model_validate_json(read_regular(folder.result))
+        return RunResult.from_json(read_regular(folder.result))
     except FileNotFoundError:
         return None
     except ValueError as error:

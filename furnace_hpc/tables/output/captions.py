@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 
 from furnace_hpc.config.train_config import UNKNOWN_STEPS, TrainConfig
+from furnace_hpc.tables.large.once import once_per_table
 from furnace_hpc.tables.output.cells import MARKS
 from furnace_hpc.tables.output.verdict import equivalent_sentence, undertrained
 from furnace_hpc.tables.statistics.estimates import MAX_SIGN_FLIP, sign_flip_floor
@@ -35,7 +36,6 @@ COSTS = {
         "median over finished runs"
     ),
 }
-
 OPTIONAL_COLUMNS = {
     "hedges_g": (
         "Hedges' g: mean of the paired differences divided by their standard deviation, with the "
@@ -94,6 +94,7 @@ def caption(ablation: Ablation, columns: Collection[str]) -> list[str]:
     ]
 
 
+@once_per_table
 def main_sentences(ablation: Ablation) -> list[str]:
     """What every reader of the numbers must know. `caption` explains the rest."""
     found = [short_caption(ablation)]
@@ -125,12 +126,13 @@ def further_metrics(ablation: Ablation) -> Iterator[str]:
     )
 
 
-def _leaks(ablation: Ablation) -> Iterator[str]:
+@once_per_table
+def _leaks(ablation: Ablation) -> list[str]:
     """Files and groups that the packed data has in two splits."""
-    results = [run.own_result for row in ablation.rows for run in row.runs]
-    origins = [result.data_origin for result in results if result]
-    for leak in sorted({origin.leak for origin in origins if origin} - {""}):
-        yield f"The data has {leak} in two splits (--allow-leak), so its scores are too good."
+    origins = [result.data_origin for run in ablation.runs if (result := run.own_result)]
+    leaks = sorted({origin.leak for origin in origins if origin} - {""})
+    end = "in two splits (--allow-leak), so its scores are too good."
+    return [f"The data has {leak} {end}" for leak in leaks]
 
 
 def short_caption(ablation: Ablation) -> str:
@@ -235,19 +237,17 @@ def _selected_steps(ablation: Ablation) -> Iterator[str]:
     if ablation.source is not None:
         yield from _source(ablation.source)
         return
-    configs = [run.own_spec.config for run in ablation.runs if run.own_spec]
-    rules = dict.fromkeys(map(_step_rule, configs))
+    rules = dict.fromkeys(map(_step_rule, ablation.configs))
     yield f"Measured at {', or at '.join(rules)}."
     yield from _optimistic(ablation)
 
 
 def _optimistic(ablation: Ablation) -> Iterator[str]:
     """A warning if the metric's split has selected the step."""
-    configs = [run.own_spec.config for run in ablation.runs if run.own_spec]
-    if ablation.metric.split == "val" and any(map(_is_selected, configs)):
+    if ablation.metric.split == "val" and any(map(_is_selected, ablation.configs)):
         yield "The same split selected the step, so the values are optimistic."
     others = [table.metric.name for table in ablation.others if table.metric.split == "val"]
-    if others and any(map(_is_selected, configs)):
+    if others and any(map(_is_selected, ablation.configs)):
         yield f"Validation selected the step, so values of {', '.join(others)} are optimistic."
 
 

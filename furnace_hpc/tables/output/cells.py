@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -203,8 +204,7 @@ def all_cells(ablation: Ablation) -> list[Cells]:
     letters = _letters_by_row(ablation)
     found = []
     for number, row in enumerate(ablation.rows):
-        marks = ",".join(letters.get(row.variant, ()))
-        cells = _cells(ablation, row, row.variant in best, marks)
+        cells = _cells(ablation, row, row.variant in best, ",".join(letters.get(row.variant, ())))
         cells = cells._replace(further=tuple(_further_cells(ablation, number)))
         if set(OPTIONAL) & set(ablation.grid.columns):
             cells = Cells(**(cells._asdict() | optional_texts(ablation, row)))
@@ -375,6 +375,7 @@ def difference_text(ablation: Ablation, row: Row) -> str:
     return text_of_difference(ablation.metric.scale, row.difference or NO_DIFFERENCE)
 
 
+@lru_cache(maxsize=10_000)  # table, report and verdict show the same differences
 def text_of_difference(scale: Scale, difference: Difference) -> str:
     """Mean and interval, with two significant digits of the standard deviation."""
     scale = scale_of_difference(scale, difference)
@@ -388,6 +389,7 @@ def difference_scale(ablation: Ablation, row: Row) -> Scale:
     return scale_of_difference(ablation.metric.scale, row.difference or NO_DIFFERENCE)
 
 
+@lru_cache(maxsize=10_000)
 def scale_of_difference(scale: Scale, difference: Difference) -> Scale:
     """The scale with the digits that a difference and its interval need."""
     scale = scale.for_deviation(difference.deviation, difference.mean)

@@ -198,12 +198,15 @@ def _read_metrics(
 
 def _points(lines: Mapping[tuple[int, str], Line]) -> Points:
     metrics, steps, values = list[str](), list[int](), list[float]()
+    names_of: dict[tuple[str, ...], list[str]] = {}  # kind and keys of a line -> its metrics
     for step, kind in sorted(lines):
-        prefix = kind + "/"
-        for name, value in lines[step, kind].items():
-            if name.startswith(prefix) and (
-                value.__class__ is float or (value.__class__ is int and MIN_INT <= value <= MAX_INT)
-            ):
+        line = lines[step, kind]
+        shape = kind, *line
+        if shape not in names_of:  # a run has few
+            names_of[shape] = [name for name in line if name.startswith(f"{kind}/")]
+        for name in names_of[shape]:
+            value = line[name]
+            if value.__class__ is float or (value.__class__ is int and MIN_INT <= value <= MAX_INT):
                 metrics.append(name)
                 steps.append(step)
                 values.append(float(value))

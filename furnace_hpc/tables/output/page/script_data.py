@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from math import isfinite
@@ -102,9 +102,14 @@ def _kept_row(row: Row, out: Path | None) -> Kept:
     if out is not None:
         for run in row.runs:
             for attempt in run.record.ledger():
-                log = run.folder.path / RunFolder.log_name(attempt.attempt, 0)
-                (existing if log.is_file() else absent).append(str(log))
-    return Kept(_json(_row(row, out)), existing, absent)
+                log = _log(run.folder, attempt)
+                (existing if os.path.isfile(log) else absent).append(log)  # noqa: PTH113
+    links = {log: quote(os.path.relpath(log, out)) for log in existing}
+    return Kept(_json(_row(row, links)), existing, absent)
+
+
+def _log(folder: RunFolder, attempt: Attempt) -> str:
+    return f"{folder.path}/{RunFolder.log_name(attempt.attempt, 0)}"
 
 
 def _data(ablation: Ablation, out: Path | None) -> dict[str, Any]:
@@ -200,7 +205,8 @@ def _pair_facts(ablation: Ablation, row: Row) -> list[tuple[str, str]]:
     return [(titles[name], texts[name]) for name in names if texts.get(name, DASH) != DASH]
 
 
-def _row(row: Row, out: Path | None) -> dict[str, Any]:
+def _row(row: Row, links: Mapping[str, str]) -> dict[str, Any]:
+    """The row. `links`: path of a log -> its link."""
     changes = [
         [change.key, format_value(change.reference), format_value(change.value)]
         for change in row.changes
@@ -210,7 +216,7 @@ def _row(row: Row, out: Path | None) -> dict[str, Any]:
         "changes": changes,
         "costs": row.costs.shown(),
         "ranges": row.costs.range_texts(),
-        "runs": [_run(run, out) for run in row.runs],
+        "runs": [_run(run, links) for run in row.runs],
     }
 
 
@@ -221,7 +227,7 @@ def _finite(value: float | None) -> float | str | None:
     return value
 
 
-def _run(run: Run, out: Path | None) -> dict[str, Any]:
+def _run(run: Run, links: Mapping[str, str]) -> dict[str, Any]:
     status, place = run.status, run.origin or _place(run.folder)
     step, steps, commit, code = status.step, None, None, None
     if run.own_spec:
@@ -240,20 +246,18 @@ def _run(run: Run, out: Path | None) -> dict[str, Any]:
         "code": code,
         "job": status.job_id,
         "folder": place,
-        "attempts": [_attempt(attempt, run.folder, out) for attempt in run.record.ledger()],
+        "attempts": [_attempt(attempt, run.folder, links) for attempt in run.record.ledger()],
     }
 
 
-def _attempt(attempt: Attempt, folder: RunFolder, out: Path | None) -> list[Any]:
+def _attempt(attempt: Attempt, folder: RunFolder, links: Mapping[str, str]) -> list[Any]:
     """Number, job id, nodes, seconds, end reason, last step, name of the log and its link."""
-    time_s, link = None, None
+    time_s = None
     if attempt.end_unix_s is not None:
         time_s = round(attempt.end_unix_s - attempt.start_unix_s, 1)
     ended = ": ".join(dict.fromkeys(text for text in (attempt.reason, attempt.error) if text))
     name = RunFolder.log_name(attempt.attempt, 0)
-    if out is not None and (folder.path / name).is_file():
-        link = quote(os.path.relpath(folder.path / name, out))
-    log = [f"{_place(folder)}/{name}", link]
+    log = [f"{_place(folder)}/{name}", links.get(_log(folder, attempt))]
     return [attempt.attempt, attempt.job_id, attempt.nodelist, time_s, ended, attempt.step, log]
 
 
