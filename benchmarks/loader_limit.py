@@ -2,8 +2,7 @@
 
     SAMPLES=3072 JPEG_SAMPLES=44800 REPEATS=3 python benchmarks/loader.py --memory-limit 300
 
-It needs root (or a delegated cgroup), 8 GB of disk and half an hour to an hour. Both sets have
-about 620 MB.
+It needs root (or a delegated cgroup), 8 GB of disk and half an hour. Both sets have about 620 MB.
 
 Each measuring process, with its workers, is in a memory cgroup of its own. The page cache counts,
 so the set never fits. Before it, the files are removed from the page cache: pages that another
@@ -27,7 +26,7 @@ from loader_jpeg import STORE
 from loader_process import drop_caches, in_a_process, passes
 
 PASSES = 2
-LIMIT_S = 600  # for all passes of a process
+LIMIT_S = 200  # for all passes of a process
 
 
 class Measured(NamedTuple):

@@ -160,9 +160,6 @@ class JpegColumn:
             if num_bytes > 0:  # 0 would mean: to the end of the file
                 os.posix_fadvise(self._file.fileno(), start, num_bytes, os.POSIX_FADV_WILLNEED)
 
-    def stop(self) -> None:
-        """Do nothing: `advise` changes nothing for later reading."""
-
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None:

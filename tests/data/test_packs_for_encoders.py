@@ -21,6 +21,7 @@ from furnace_hpc.config.manifest import Column
 from furnace_hpc.config.preprocessing.fit import check_fit, packing_command
 from furnace_hpc.config.sections.model import ModelConfig
 from furnace_hpc.data.columns import Columns, open_columns
+from furnace_hpc.data.loading.ahead import FileRows
 from furnace_hpc.data.loading.batches import BatchReader
 from furnace_hpc.data.loading.staging import stage
 from furnace_hpc.data.packing.resumable_writer import ResumableWriter
@@ -131,6 +132,18 @@ def test_a_batch_of_waveforms_ends_with_the_longest(waves):
     assert "audio" in alone.complete
     width = alone.inputs["audio"].shape[1]
     assert torch.equal(batch_of(waves, *rows).inputs["audio"][0, :width], alone.inputs["audio"][0])
+
+
+def test_waveforms_from_the_file_are_the_same(waves):
+    """While the disk is read, samples do not come from the memory map."""
+    modalities = waves.manifest.modalities
+    reader = BatchReader(waves, "train", modalities, ("kind",), torch.device("cpu"))
+    assert isinstance(reader.stored["audio"], FileRows)
+    rows = np.array([3, 0, 2])
+    of_map, of_file = reader.gather(rows), reader.gather(rows, from_file=True)
+    assert of_map.columns["audio"].any()
+    for name, column in of_map.columns.items():
+        assert torch.equal(column, of_file.columns[name]), name
 
 
 def test_the_manifest_says_what_a_pack_is_for(raw, waves):

@@ -81,7 +81,7 @@ def test_text_and_picture_are_predicted(page, served: Running, samples: Path):
     given = given_files(samples)
     page.get_by_label("Text").fill(given["text"])
     page.get_by_label("Picture").set_input_files(given["image"])
-    assert page.get_by_alt_text("the chosen picture").is_visible()
+    page.get_by_alt_text("the chosen picture").wait_for()
     page.get_by_role("button", name="Predict").click()
     page.locator(".task").first.wait_for()
     answer = served.predictor.predict(text=given["text"], image=given["image"])

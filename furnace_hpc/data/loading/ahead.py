@@ -1,25 +1,29 @@
-"""Ask the kernel to read the samples of the next batches, while samples come from the disk.
+"""Read samples from the disk ahead of their turn, while a set does not fit into memory.
 
-Without this the prefetch thread waits for one page fault after the other. If everything is in
-memory, the advice would cost a quarter of the speed. So it is given only while the process reads.
+The kernel is asked for the samples of the next batches, and samples are read from the file. A
+memory map would wait for one page fault after the other, and its pages cost more to free. If
+everything is in memory, a map is faster, so this holds only while the process reads.
 """
 
+import errno
 import mmap
+import os
 import resource
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from furnace_hpc.data.jpeg_images import JpegColumn
+from furnace_hpc.host.regular_file import open_regular
 
 Rows = NDArray[np.int64]
 T = TypeVar("T")
 BATCHES_AHEAD = 4
 MIN_ROW_BYTES = mmap.PAGESIZE
-# batches without a read after which no more advice is given; the advice itself hides the faults
+# batches without a read after which the map is used again; the advice itself hides the faults
 QUIET_BATCHES = 64
 
 
@@ -49,8 +53,7 @@ class Lookahead(Generic[T]):
 
     Args:
         requests: what is read, in order.
-        advise: asks the kernel for the samples of a request. It is called once for each.
-        stop: called when nothing is read from the disk any more.
+        advise: asks the kernel for the samples of a request. It is called at most once for each.
         watch: whether the disk is read.
     """
 
@@ -58,80 +61,91 @@ class Lookahead(Generic[T]):
         self,
         requests: Iterable[T],
         advise: Callable[[T], None],
-        stop: Callable[[], None],
         watch: DiskWatch | None = None,
     ) -> None:
-        self._requests, self._advise, self._stop = iter(requests), advise, stop
+        self._requests, self._advise = iter(requests), advise
         self._watch = watch or DiskWatch()
         self._next: deque[T] = deque()
-        self._was_reading = False
+        self.is_reading = False
+        """Whether samples of the newest request are to be read from the file."""
 
     def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:
-        is_reading = self._watch.is_reading()
-        if self._was_reading and not is_reading:
-            self._stop()
-        self._was_reading = is_reading
-        while len(self._next) <= BATCHES_AHEAD * is_reading:
+        self.is_reading = self._watch.is_reading()
+        while len(self._next) <= BATCHES_AHEAD * self.is_reading:
             try:
                 request = next(self._requests)
             except StopIteration:
                 break
             self._next.append(request)
-            if is_reading:
+            if self.is_reading:
                 self._advise(request)
         if not self._next:
             raise StopIteration
         return self._next.popleft()
 
 
-class MappedRows:
-    """The rows of an array that is a memory map of a file."""
+class FileRows:
+    """The rows of an array that is a memory map of a file, to be read without the map."""
 
-    def __init__(self, file_map: mmap.mmap, start: int, row_bytes: int) -> None:
-        self._map, self._start, self._row_bytes = file_map, start, row_bytes
-        self._is_random = False
+    def __init__(self, file: IO[bytes], start: int, row_bytes: int) -> None:
+        self._file, self._start, self._row_bytes = file, start, row_bytes
 
     @classmethod
-    def of(cls, array: NDArray[Any]) -> "MappedRows | None":
-        """The rows of an array. None if they are in memory, or smaller than a page.
+    def of(cls, array: NDArray[Any]) -> "FileRows | None":
+        """The rows of an array. None if they are in memory, in pieces, or smaller than a page.
 
         Small rows share pages with their neighbours, and the kernel's own readahead suits them.
         """
         base: Any = array
         while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
             base = base.base
-        row_bytes = array.strides[0] if array.ndim else 0
-        if not isinstance(base, np.memmap) or row_bytes < MIN_ROW_BYTES:
+        if not isinstance(base, np.memmap) or not array.ndim:
             return None
-        file_map: mmap.mmap = base._mmap  # type: ignore[attr-defined]
+        is_plain = array.flags.c_contiguous and array.dtype.isnative
+        if not is_plain or array.strides[0] < MIN_ROW_BYTES:
+            return None
+        file_map = base._mmap  # type: ignore[attr-defined]
         first = np.frombuffer(file_map, np.uint8).__array_interface__["data"][0]
-        return cls(file_map, array.__array_interface__["data"][0] - first, row_bytes)
+        start = array.__array_interface__["data"][0] - first
+        return cls(open_regular(base.filename, buffering=0), start, array.strides[0])  # type: ignore[arg-type]
 
     def advise(self, rows: Rows) -> None:
         """Let the kernel read these rows, and nothing beside them."""
-        if not self._is_random:
-            self._map.madvise(mmap.MADV_RANDOM)
-            self._is_random = True
         for row in rows.tolist():
             start = self._start + row * self._row_bytes
-            page = start - start % mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_WILLNEED, page, start + self._row_bytes - page)
+            os.posix_fadvise(self._file.fileno(), start, self._row_bytes, os.POSIX_FADV_WILLNEED)
 
-    def stop(self) -> None:
-        """Let the kernel read ahead as before: without advice, random reading is slow."""
-        if self._is_random:
-            self._map.madvise(mmap.MADV_NORMAL)
-            self._is_random = False
+    def read(self, rows: Rows, outs: Iterable[NDArray[Any]]) -> None:
+        """Read the beginning of each row: as many bytes as its part of `outs` has.
+
+        Args:
+            rows: the rows.
+            outs: memory for each of them, in one piece.
+
+        Raises:
+            OSError: the disk has an error, or the file became shorter.
+        """
+        for row, out in zip(rows.tolist(), outs, strict=True):
+            self._read_at(self._start + row * self._row_bytes, out.reshape(-1).view(np.uint8))
+
+    def _read_at(self, start: int, out: NDArray[np.uint8]) -> None:
+        done = 0
+        while done < len(out):
+            count = os.preadv(self._file.fileno(), [out[done:].data], start + done)
+            if not count:
+                why = f"no bytes at {start + done:,}: the file became shorter"
+                raise OSError(errno.EIO, why, self._file.name)
+            done += count
 
 
-def rows_on_disk(sources: Mapping[str, Any]) -> "dict[str, MappedRows | JpegColumn]":
+def rows_on_disk(sources: Mapping[str, Any]) -> "dict[str, FileRows | JpegColumn]":
     """The columns whose samples the kernel can be asked for."""
-    found: dict[str, MappedRows | JpegColumn] = {}
+    found: dict[str, FileRows | JpegColumn] = {}
     for name, source in sources.items():
-        stored = source if isinstance(source, JpegColumn) else MappedRows.of(source)
+        stored = source if isinstance(source, JpegColumn) else FileRows.of(source)
         if stored is not None:
             found[name] = stored
     return found

@@ -17,11 +17,11 @@ from torch import Tensor
 from furnace_hpc.config.manifest import TEXT_SECOND, waveform_of
 from furnace_hpc.data.columns import Array, Columns
 from furnace_hpc.data.jpeg_images import JpegColumn
-from furnace_hpc.data.loading.ahead import rows_on_disk
+from furnace_hpc.data.loading.ahead import FileRows, rows_on_disk
 from furnace_hpc.data.loading.augment import Augmenter, DrawnSamples
 from furnace_hpc.data.loading.numbers import prepared_numbers
 from furnace_hpc.data.loading.targets import balanced_weights, target_scales
-from furnace_hpc.data.loading.waveforms import prepared_waveforms
+from furnace_hpc.data.loading.waveforms import prepared_waveforms, read_waveforms
 
 TEXT_MULTIPLE = 8  # tokens: matrix units are fastest at multiples of 8
 
@@ -137,7 +137,11 @@ class BatchReader:
         return self.to_device(self.gather(rows, frames))
 
     def gather(
-        self, rows: Rows, frames: Rows | None = None, epochs: Rows | None = None
+        self,
+        rows: Rows,
+        frames: Rows | None = None,
+        epochs: Rows | None = None,
+        from_file: bool = False,
     ) -> HostBatch:
         """Copy these samples from the maps. It waits for the disk if they are not in memory.
 
@@ -145,25 +149,23 @@ class BatchReader:
             rows: samples [B].
             frames: the frame of each sample's clip, [B]. None is the middle frame.
             epochs: the epoch of each sample, [B]. None: samples are not augmented.
+            from_file: read large samples from the files instead, which gives the same values.
 
         Raises:
             IndexError: there is no such sample.
         """
         if len(rows) and not 0 <= rows.min() <= rows.max() < self.num_samples:
-            raise IndexError(
-                f"samples {rows.min()} to {rows.max()} requested, wanted 0 to "
-                f"{self.num_samples - 1}"
-            )
-        buffers: dict[str, Tensor] = {}
-        if self._spare:
-            buffers = self._spare.pop()
+            given = f"samples {rows.min()} to {rows.max()}"
+            raise IndexError(f"{given} requested, wanted 0 to {self.num_samples - 1}")
+        buffers: dict[str, Tensor] = self._spare.pop() if self._spare else {}
         columns: dict[str, Tensor] = {}
         drawn = None
         if self.augmenter and epochs is not None:
             drawn = self.augmenter.draw(rows, epochs)
         for name, source in self._sources.items():
             source_rows = self.source_rows(name, rows, frames)
-            columns[name] = self._take(name, source, source_rows, buffers, drawn)
+            stored = self.stored.get(name) if from_file else None
+            columns[name] = self._take(name, source, source_rows, buffers, drawn, stored)
         if self.augmenter and drawn:
             is_cropped = isinstance(self._sources.get("image"), JpegColumn)
             values = {name: column.numpy() for name, column in columns.items()}
@@ -244,17 +246,21 @@ class BatchReader:
         rows: Rows,
         buffers: dict[str, Tensor],
         drawn: DrawnSamples | None,
+        stored: FileRows | JpegColumn | None,
     ) -> Tensor:
-        """Return rows of a source."""
+        """Return rows of a source. `stored`: its file, if they are read from there."""
         if isinstance(source, JpegColumn):
             taken = self._buffer(name, source, len(rows), buffers)
             source.take(rows, taken.numpy(), drawn.boxes if drawn else None)
             return taken
+        file_rows = stored if isinstance(stored, FileRows) else None
         if name == "audio" and self._waveform:
-            return self._take_waveforms(source, rows, buffers)
+            return self._take_waveforms(source, rows, buffers, file_rows)
         taken = self._buffer(name, source, len(rows), buffers)
-        # the default mode copies everything twice
-        np.take(source, rows, axis=0, out=taken.numpy(), mode="clip")
+        if file_rows:
+            file_rows.read(rows, taken.numpy())
+        else:  # the default mode copies everything twice
+            np.take(source, rows, axis=0, out=taken.numpy(), mode="clip")
         return taken
 
     def _buffer(self, name: str, source: Source, count: int, buffers: dict[str, Tensor]) -> Tensor:
@@ -270,8 +276,10 @@ class BatchReader:
             )
         return buffer[:count]
 
-    def _take_waveforms(self, source: Array, rows: Rows, buffers: dict[str, Tensor]) -> Tensor:
-        """Return sounds of a source, up to the end of the longest one. Padding is not read."""
+    def _take_waveforms(
+        self, source: Array, rows: Rows, buffers: dict[str, Tensor], file_rows: FileRows | None
+    ) -> Tensor:
+        """Return sounds of a source, up to the end of the longest one."""
         lengths = self._arrays["audio_length"][rows]
         num_samples = int(lengths.max(initial=1))
         size = len(rows) * num_samples
@@ -281,9 +289,7 @@ class BatchReader:
                 size, dtype=torch.int16, pin_memory=self._is_pinned
             )
         taken = buffer[:size].view(len(rows), num_samples)
-        for to, row, length in zip(taken.numpy(), rows, lengths, strict=True):
-            to[:length] = source[row, :length]
-            to[length:] = 0
+        read_waveforms(source, file_rows, rows, lengths, taken.numpy())
         return taken
 
     @property

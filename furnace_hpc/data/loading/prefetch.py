@@ -42,7 +42,7 @@ class BatchPrefetcher:
         self, reader: BatchReader, requests: Iterable[BatchRequest], depth: int = DEPTH
     ) -> None:
         self._reader, self._depth = reader, depth
-        self._requests = Lookahead(requests, self._advise, self._stop_advising)
+        self._requests = Lookahead(requests, self._advise)
         self._thread = ThreadPoolExecutor(
             1, thread_name_prefix="prefetch", initializer=_enter, initargs=(reader.device,)
         )
@@ -75,16 +75,12 @@ class BatchPrefetcher:
         for name, stored in self._reader.stored.items():
             stored.advise(self._reader.source_rows(name, request.rows, request.frames))
 
-    def _stop_advising(self) -> None:
-        for stored in self._reader.stored.values():
-            stored.stop()
-
     def _gather(self) -> HostBatch | None:
         """Gather the next request, in the thread. None after the last one."""
         request = next(self._requests, None)
         if request is None:
             return None
-        return self._reader.gather(*request)
+        return self._reader.gather(*request, from_file=self._requests.is_reading)
 
 
 class TrainBatches:

@@ -1,10 +1,42 @@
-"""Turn stored waveforms into the input of an encoder. B batch, S samples."""
+"""Read stored waveforms, and turn them into the input of an encoder. B batch, S samples."""
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from furnace_hpc.data.loading.ahead import FileRows
 
 FULL_SCALE = 32_768.0  # of 16-bit samples
 EPSILON = 1e-7  # added to the variance, as transformers' extractors do
+
+
+def read_waveforms(
+    source: NDArray[Any],
+    file_rows: FileRows | None,
+    rows: NDArray[np.int64],
+    length_B: NDArray[Any],
+    out_BS: NDArray[np.int16],
+) -> None:
+    """Fill `out_BS` with sounds, and zeros after the end of each. Stored padding is not read.
+
+    Args:
+        source: the column.
+        file_rows: its file, if the sounds are read from there.
+        rows: the samples.
+        length_B: the length of each sound, at most S.
+        out_BS: memory for them.
+    """
+    sounds = [out_S[:length] for out_S, length in zip(out_BS, length_B, strict=True)]
+    if file_rows:
+        file_rows.read(rows, sounds)
+    else:
+        for sound, row in zip(sounds, rows, strict=True):
+            sound[:] = source[row, : len(sound)]
+    for out_S, length in zip(out_BS, length_B, strict=True):
+        out_S[length:] = 0
 
 
 def prepared_waveforms(stored_BS: Tensor, length_B: Tensor, normalises: bool) -> Tensor:
