@@ -76,7 +76,9 @@ def test_batches_have_the_features(columns: Columns, tmp_path: Path, monkeypatch
     for features in (stored, computed):
         sources = {name: found.source for name, found in features.items()}
         reader = FeatureReader(sources, columns, "train", MODALITIES, ("digit",), CPU)
-        batches.append(reader.read(rows))
+        assert reader.stored.keys().isdisjoint(MODALITIES)  # they are not read ahead
+        host = reader.gather(rows, from_file=features is stored)
+        batches.append(reader.to_device(host))
     one, other = batches
     raw = BatchReader(columns, "train", MODALITIES, ("digit",), CPU).read(rows)
     assert one.complete == other.complete == {"image"}

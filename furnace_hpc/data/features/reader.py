@@ -95,14 +95,19 @@ class FeatureReader(BatchReader):
         for name in sources:
             for column in (name, f"{name}_length"):
                 self._sources.pop(column, None)
+                self.stored.pop(column, None)  # it is not read ahead either
         if "text" in sources:
             self._sources.pop(TEXT_SECOND, None)
 
     def gather(
-        self, rows: Rows, frames: Rows | None = None, epochs: Rows | None = None
+        self,
+        rows: Rows,
+        frames: Rows | None = None,
+        epochs: Rows | None = None,
+        from_file: bool = False,
     ) -> HostBatch:
-        """Copy samples from the maps, and stored features from their files."""
-        host = super().gather(rows, frames, epochs)
+        """Copy samples as the other reader does, and stored features from their files."""
+        host = super().gather(rows, frames, epochs, from_file)
         columns: dict[str, Tensor] = {}
         for name, source in self._features.items():
             places = rows
