@@ -130,11 +130,12 @@ def small_data(small_root: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def same_umask() -> Iterator[None]:
-    """Commands that a test calls as functions change it."""
+def same_process_state() -> Iterator[None]:
+    """Commands that a test calls as functions change it: the umask, and Python's safe path."""
     os.umask(UMASK)
     yield
     os.umask(UMASK)
+    os.environ.pop("PYTHONSAFEPATH", None)  # else scripts of later tests find no module beside them
 
 
 @pytest.fixture(autouse=True)
