@@ -15,7 +15,7 @@ MAX_SHOWN = 5
 
 
 def check_submitted(grid: Grid, run_ids: Collection[str], folder: GridFolder) -> None:
-    """Check that some of the runs were submitted.
+    """Check that the grid was submitted with its settings.
 
     Args:
         grid: the grid with its settings.
@@ -26,7 +26,8 @@ def check_submitted(grid: Grid, run_ids: Collection[str], folder: GridFolder) ->
         ConfigError: only runs with other settings were submitted.
     """
     own, others = _runs_by_settings(grid, folder)
-    if not own.union(*(ids for _, ids in others)).isdisjoint(run_ids):
+    # a tuned grid may have submitted trials alone, which are no runs of its table
+    if own or not others or any(not ids.isdisjoint(run_ids) for _, ids in others):
         return
     given = " ".join(set_options(grid.settings))
     tables = [grid_command("aggregate", folder, *set_options(one)) for one, _ in others]

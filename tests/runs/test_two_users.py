@@ -367,7 +367,7 @@ def test_private_group_counts_as_the_user(tmp_path):
             above.chmod(above.stat().st_mode | 0o011)
     root = Path(furnace_hpc.__file__).parents[1]
     words = [sys.executable, "-S", "-c", PRIVATE, *map(str, places)]
-    # other tests set PYTHONSAFEPATH, as the commands do
+    # with -S only the path finds the package
     environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert (done.stdout.split(), done.stderr) == (["fine", "fault", "fault"], "")

@@ -18,7 +18,7 @@ from furnace_hpc.runs.folder import GridFolder, write_json
 from furnace_hpc.tables.collect import collect
 from furnace_hpc.tables.large.changes import differences
 from furnace_hpc.tables.notes import describe
-from furnace_hpc.tables.other_settings import runs_of_other_settings
+from furnace_hpc.tables.other_settings import check_submitted, runs_of_other_settings
 from furnace_hpc.tables.output.captions import caption
 from furnace_hpc.tables.output.cells import all_cells
 from furnace_hpc.tables.output.figures import draw_figures
@@ -202,6 +202,18 @@ def test_settings_without_submitted_runs_are_an_error(tmp_path):
     assert "aggregate --grid study" in str(error.value)
     assert not (tmp_path / "out").exists()
     assert show_table(grid, folder, tmp_path / "out", figures=False) == 1  # submitted, not done
+
+
+def test_trials_of_a_tuned_grid_count_as_submitted(tmp_path):
+    """Before values are chosen, no run of its table was submitted."""
+    grid, runs = study()
+    folder = GridFolder(tmp_path / "study")
+    submit(grid, runs, folder)
+    quick, trials = study(base=grid.base | {"steps": 50}, settings={"steps": 50})
+    with pytest.raises(ConfigError, match="--set steps=50"):
+        check_submitted(quick, ["a-row-of-the-table"], folder)
+    submit(quick, trials, folder)
+    check_submitted(quick, ["a-row-of-the-table"], folder)
 
 
 def test_result_of_other_data_is_named(tmp_path):
